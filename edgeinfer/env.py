@@ -1,0 +1,76 @@
+"""Every environment variable and every folder that edgeinfer reads, in one place.
+
+Command-line flags have variables of their own (``EDGEINFER_MODEL``, ``EDGEINFER_CTX_SIZE``, …), read where the flags are declared,
+in `edgeinfer.cli.options`; flag > variable > config file > default.
+
+    EDGEINFER_HOME      one folder for everything (models, sessions, config) instead of the platform's usual places
+    EDGEINFER_MODELS    where models are kept
+    EDGEINFER_OFFLINE   1: never touch the network (HF_HUB_OFFLINE=1 means the same)
+    EDGEINFER_FORCE_ISA kernels of this instruction set only; an error where the machine lacks it
+    HF_HOME, HF_TOKEN   honoured by huggingface_hub
+    NO_COLOR            no colour, whatever the terminal
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+__all__ = ["cache_dir", "config_file", "data_dir", "force_isa", "models_dir", "no_color", "offline", "variable"]
+
+_APP = "edgeinfer"
+
+
+def variable(name: str) -> str | None:
+    """The value of an environment variable; empty counts as unset."""
+    return os.environ.get(name) or None
+
+
+def _truth(name: str) -> bool:
+    return (variable(name) or "0").strip().lower() not in ("0", "false", "no", "off")
+
+
+def _home() -> Path | None:
+    home = variable("EDGEINFER_HOME")
+    return Path(home).expanduser() if home else None
+
+
+def cache_dir() -> Path:
+    """What can be made again: models, measurements. Not created here."""
+    home = _home()
+    return home / "cache" if home else Path(platformdirs.user_cache_dir(_APP, appauthor=False))
+
+
+def data_dir() -> Path:
+    """What is the user's own: sessions, history. Not created here."""
+    home = _home()
+    return home / "data" if home else Path(platformdirs.user_data_dir(_APP, appauthor=False))
+
+
+def config_file() -> Path:
+    """The user's ``config.toml``; it need not exist."""
+    home = _home()
+    return (home if home else Path(platformdirs.user_config_dir(_APP, appauthor=False))) / "config.toml"
+
+
+def models_dir() -> Path:
+    """Where pulled models lie."""
+    folder = variable("EDGEINFER_MODELS")
+    return Path(folder).expanduser() if folder else cache_dir() / "models"
+
+
+def offline() -> bool:
+    """True when nothing may be fetched."""
+    return _truth("EDGEINFER_OFFLINE") or _truth("HF_HUB_OFFLINE")
+
+
+def force_isa() -> str | None:
+    """The instruction set that kernels are held to, if one is forced."""
+    return variable("EDGEINFER_FORCE_ISA")
+
+
+def no_color() -> bool:
+    """True when output must carry no colour (https://no-color.org: any non-empty value)."""
+    return variable("NO_COLOR") is not None
