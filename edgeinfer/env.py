@@ -1,12 +1,14 @@
 """Every environment variable and every folder that edgeinfer reads, in one place.
 
-Command-line flags have variables of their own (``EDGEINFER_MODEL``, ``EDGEINFER_CTX_SIZE``, …), read where the flags are declared,
-in `edgeinfer.cli.options`; flag > variable > config file > default.
+Command-line flags have variables of their own (``EDGEINFER_MODEL``, ``EDGEINFER_CTX_SIZE``, …), read where the flags
+are declared, in `edgeinfer.cli.options`; flag > variable > config file > default.
 
     EDGEINFER_HOME      one folder for everything (models, sessions, config) instead of the platform's usual places
     EDGEINFER_MODELS    where models are kept
     EDGEINFER_OFFLINE   1: never touch the network (HF_HUB_OFFLINE=1 means the same)
+    EDGEINFER_DEBUG     1: show the traceback of whatever fails
     EDGEINFER_FORCE_ISA kernels of this instruction set only; an error where the machine lacks it
+    EDGEINFER_KERNELS   0: the engine's own kernels instead of ours; a path: the build of our library to load
     HF_HOME, HF_TOKEN   honoured by huggingface_hub
     NO_COLOR            no colour, whatever the terminal
 """
@@ -18,7 +20,18 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["cache_dir", "config_file", "data_dir", "force_isa", "models_dir", "no_color", "offline", "variable"]
+__all__ = [
+    "cache_dir",
+    "config_file",
+    "data_dir",
+    "debug",
+    "force_isa",
+    "kernels",
+    "models_dir",
+    "no_color",
+    "offline",
+    "variable",
+]
 
 _APP = "edgeinfer"
 
@@ -66,9 +79,19 @@ def offline() -> bool:
     return _truth("EDGEINFER_OFFLINE") or _truth("HF_HUB_OFFLINE")
 
 
+def debug() -> bool:
+    """True when a failure should show its traceback."""
+    return _truth("EDGEINFER_DEBUG")
+
+
 def force_isa() -> str | None:
     """The instruction set that kernels are held to, if one is forced."""
     return variable("EDGEINFER_FORCE_ISA")
+
+
+def kernels() -> str | None:
+    """``EDGEINFER_KERNELS``: a word of no, or the path of a library; None when unset."""
+    return variable("EDGEINFER_KERNELS")
 
 
 def no_color() -> bool:

@@ -1,0 +1,391 @@
+"""The flags that several commands share, each declared once with its variable, and what they mean for `LLM`.
+
+Defaults come from `SamplingParams`. A command takes a group of flags with a decorator (``@model_flags``), receives
+them as keyword arguments, and turns them into arguments with `llm_arguments` and `sampling_arguments`. Knows nothing
+of what commands do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from edgeinfer import files
+from edgeinfer.core import Grammar, SamplingParams
+from edgeinfer.errors import UsageError
+
+__all__ = [
+    "Command",
+    "debug_flag",
+    "everything",
+    "flag",
+    "json_flag",
+    "llm_arguments",
+    "model_flags",
+    "prompt_flags",
+    "read_text",
+    "sampling_arguments",
+    "sampling_flags",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(SamplingParams)}
+
+
+class Command(click.Command):
+    """A command whose help shows its flags under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(param, "section", "Options"), []).append(record)
+        for name, records in sections.items():
+            with formatter.section(name):
+                formatter.write_dl(records, col_max=34)
+
+
+class _Flag(click.Option):
+    """An option under a heading, with its EDGEINFER_… variable."""
+
+    def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+        if self.envvar is None and self.expose_value:
+            longest = max(self.opts, key=len)
+            self.envvar = "EDGEINFER_" + longest.lstrip("-").upper().replace("-", "_")
+            self.show_envvar = True
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """A flag that may be repeated takes one value a line from its variable: values may hold spaces."""
+        if self.multiple:
+            text = self.resolve_envvar_value(ctx)
+            return text.splitlines() if text else None
+        return super().value_from_envvar(ctx)
+
+
+def flag(*names: str, section: str = "Options", **attributes: Any) -> Callable[[F], F]:
+    """An option with its variable, ``--ctx-size`` -> ``EDGEINFER_CTX_SIZE``, listed under ``section`` in the help."""
+    return click.option(*names, cls=_Flag, section=section, **attributes)
+
+
+def _size(value: Any) -> int:
+    """``2G`` -> bytes."""
+    try:
+        n_bytes = files.parse_bytes(value)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from error
+    if n_bytes < 1:
+        raise click.BadParameter(f"{value!r} must be above 0")
+    return n_bytes
+
+
+def _bias(value: Any) -> tuple[int, float]:
+    """``123=-4.5`` -> (123, -4.5)."""
+    token_id, _, bias = str(value).partition("=")
+    try:
+        return int(token_id), float(bias)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not ID=BIAS, for example 123=-4.5") from error
+
+
+def _some_text(value: Any) -> str:
+    if not value:
+        raise click.BadParameter("must not be empty")
+    return str(value)
+
+
+def _whole_number(low: int, high: int | None, minus_one: str) -> Callable[[Any], int | None]:
+    """A type for flags where llama.cpp's -1 has a meaning (``minus_one``): it becomes None."""
+
+    def convert(value: Any) -> int | None:
+        try:
+            number = int(value)
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is not a whole number") from error
+        if number == -1:
+            return None
+        if number < low or (high is not None and number > high):
+            limits = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise click.BadParameter(f"{number} must be {limits} (-1: {minus_one})")
+        return number
+
+    return convert
+
+
+def _all(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """The decorators in reading order."""
+
+    def decorate(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001
+    if value:
+        os.environ["EDGEINFER_DEBUG"] = "1"
+
+
+_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+_POSITIVE = click.IntRange(min=1)
+_MODEL, _SAMPLING, _PROMPT = "Model and machine", "Sampling", "Prompt"
+
+debug_flag = flag(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_set_debug,
+    help="Show a traceback when something fails.",
+)
+
+json_flag = flag("--json", "as_json", is_flag=True, help="One JSON object on the last line of standard output.")
+
+model_flag = flag(
+    "-m",
+    "--model",
+    metavar="NAME",
+    section=_MODEL,
+    help="Catalogue name, path, or hf:owner/repo[:quant].  [default: smollm2-135m]",
+)
+
+model_flags = _all(
+    model_flag,
+    flag(
+        "-c",
+        "--ctx-size",
+        type=_POSITIVE,
+        metavar="N",
+        section=_MODEL,
+        help="Context in tokens.  [default: 4096, or less if the model was trained for less]",
+    ),
+    flag(
+        "-t", "--threads", type=_POSITIVE, metavar="N", section=_MODEL, help="Threads for decode.  [default: as tuned]"
+    ),
+    flag(
+        "-tb",
+        "--threads-batch",
+        type=_POSITIVE,
+        metavar="N",
+        section=_MODEL,
+        help="Threads for prefill.  [default: as tuned]",
+    ),
+    flag("--memory", type=_size, metavar="SIZE", section=_MODEL, help="Use no more than this, for example 2G."),
+    flag(
+        "--kv-type",
+        type=click.Choice(["f16", "q8_0"]),
+        default="f16",
+        section=_MODEL,
+        show_default=True,
+        help="Type of the KV cache.",
+    ),
+    flag(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda", "npu"]),
+        default="auto",
+        section=_MODEL,
+        show_default=True,
+        help="Where to run.",
+    ),
+    flag(
+        "--engine",
+        type=click.Choice(["auto", "llamacpp", "onnx"]),
+        default="auto",
+        section=_MODEL,
+        show_default=True,
+        help="What runs the model.",
+    ),
+    flag(
+        "--on-overflow",
+        type=click.Choice(["error", "drop-oldest", "compact"]),
+        default="error",
+        section=_MODEL,
+        show_default=True,
+        help="When a prompt does not fit: say so, drop the oldest turns, or have them summarised.",
+    ),
+    flag(
+        "--chat-template",
+        type=_FILE,
+        metavar="FILE",
+        section=_MODEL,
+        help="A Jinja chat template instead of the model's.",
+    ),
+)
+
+_VALUES: tuple[tuple[tuple[str, ...], str, Any, str, str], ...] = (
+    (("--temp",), "temperature", click.FloatRange(min=0), "X", "Temperature; 0 always takes the likeliest token."),
+    (("--top-k",), "top_k", click.IntRange(min=0), "N", "Only the N likeliest tokens (0: all)."),
+    (
+        ("--top-p",),
+        "top_p",
+        click.FloatRange(0, 1, min_open=True),
+        "X",
+        "Only the likeliest tokens that add up to X (1: all).",
+    ),
+    (
+        ("--min-p",),
+        "min_p",
+        click.FloatRange(0, 1),
+        "X",
+        "Only tokens at least X times as likely as the best (0: all).",
+    ),
+    (("--typical",), "typical_p", click.FloatRange(0, 1, min_open=True), "X", "Locally typical sampling (1: off)."),
+    (
+        ("--repeat-penalty",),
+        "repeat_penalty",
+        click.FloatRange(min=0, min_open=True),
+        "X",
+        "Penalise repeats (1: off).",
+    ),
+    (("--frequency-penalty",), "frequency_penalty", click.FloatRange(-2, 2), "X", "Penalise by how often (0: off)."),
+    (("--presence-penalty",), "presence_penalty", click.FloatRange(-2, 2), "X", "Penalise what has occurred (0: off)."),
+)
+"""Flags with a plain value: names, field of `SamplingParams`, type, metavar, help."""
+
+sampling_flags = _all(
+    flag(
+        "-n",
+        "--max-tokens",
+        "--n-predict",
+        type=_whole_number(1, None, "no limit"),
+        metavar="N",
+        section=_SAMPLING,
+        help="Most tokens to generate.  [default: until the answer or the context ends]",
+    ),
+    *(
+        flag(
+            *names,
+            field,
+            type=kind,
+            default=_DEFAULTS[field],
+            metavar=metavar,
+            section=_SAMPLING,
+            show_default=True,
+            help=text,
+        )
+        for names, field, kind, metavar, text in _VALUES
+    ),
+    flag(
+        "--logit-bias", type=_bias, multiple=True, metavar="ID=BIAS", section=_SAMPLING, help="Add to a token's logit."
+    ),
+    flag(
+        "-s",
+        "--seed",
+        type=_whole_number(0, 2**64 - 1, "a fresh one"),
+        metavar="N",
+        section=_SAMPLING,
+        help="Same seed, same text.  [default: a fresh one]",
+    ),
+    flag(
+        "--stop",
+        type=_some_text,
+        multiple=True,
+        metavar="TEXT",
+        section=_SAMPLING,
+        help="End the answer before this text.",
+    ),
+    flag(
+        "--logprobs",
+        type=click.IntRange(0, 100),
+        metavar="N",
+        section=_SAMPLING,
+        help="Log-probabilities of each token and N alternatives (with --json).",
+    ),
+    flag(
+        "--json-schema", type=_FILE, metavar="FILE", section=_SAMPLING, help="Answer with JSON that fits this schema."
+    ),
+    flag("--grammar", type=_FILE, metavar="FILE", section=_SAMPLING, help="Answer in this grammar (GBNF or Lark)."),
+    flag("--regex", metavar="TEXT", section=_SAMPLING, help="Answer with what matches this regular expression."),
+)
+
+prompt_flags = _all(
+    flag("-p", "--prompt", metavar="TEXT", section=_PROMPT, help="Answer this once and exit."),
+    flag(
+        "-f",
+        "--file",
+        "prompt_file",
+        type=_FILE,
+        metavar="FILE",
+        section=_PROMPT,
+        help="Text to read as (or add to) the prompt.",
+    ),
+)
+
+
+@click.command("everything")
+@model_flags
+@sampling_flags
+@prompt_flags
+@json_flag
+def everything(**flags: Any) -> None:
+    """All shared flags: what a config file may hold outside a command's section."""
+
+
+def llm_arguments(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `LLM`, without the model."""
+    template = flags["chat_template"]
+    return {
+        "n_ctx": flags["ctx_size"],
+        "n_threads": flags["threads"],
+        "n_threads_batch": flags["threads_batch"],
+        "memory": flags["memory"],
+        "kv_type": flags["kv_type"],
+        "engine": flags["engine"],
+        "device": flags["device"],
+        "on_overflow": flags["on_overflow"],
+        "chat_template": read_text(template, "chat template", 1 << 20) if template else None,
+    }
+
+
+def sampling_arguments(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of a request: fields of `SamplingParams`, checked together. Raises `UsageError`."""
+    arguments = {field: flags[field] for _, field, *_ in _VALUES}
+    arguments.update(
+        max_tokens=flags["max_tokens"],
+        logit_bias=dict(flags["logit_bias"]),
+        seed=flags["seed"],
+        stop=tuple(flags["stop"]),
+        logprobs=flags["logprobs"],
+        grammar=_grammar(flags),
+    )
+    SamplingParams(**arguments)
+    return arguments
+
+
+def _grammar(flags: Mapping[str, Any]) -> Grammar | None:
+    given = [name for name in ("json_schema", "grammar", "regex") if flags[name]]
+    if len(given) > 1:
+        raise UsageError("only one of --json-schema, --grammar and --regex can be used at a time")
+    if flags["json_schema"]:
+        return Grammar("json_schema", read_text(flags["json_schema"], "JSON schema", 4 << 20))
+    if flags["grammar"]:
+        path: Path = flags["grammar"]
+        source = read_text(path, "grammar", 4 << 20)
+        gbnf = path.suffix == ".gbnf" or (path.suffix != ".lark" and "::=" in source)
+        return Grammar("gbnf" if gbnf else "lark", source)
+    return Grammar("regex", flags["regex"]) if flags["regex"] else None
+
+
+def read_text(path: Path, what: str, max_bytes: int) -> str:
+    """A file as UTF-8 text. Raises `UsageError` for one that cannot be read, is too large, or is not text."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(max_bytes + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read the {what} {path}: {error.strerror}") from error
+    if len(data) > max_bytes:
+        raise UsageError(f"the {what} {path} is larger than {max_bytes >> 20} MiB")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        where = f"byte {error.start} is {data[error.start]:#04x}"
+        raise UsageError(f"the {what} {path} is not UTF-8 text: {where}") from error
