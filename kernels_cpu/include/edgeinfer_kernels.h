@@ -1,0 +1,67 @@
+/* The C ABI of edgeinfer's kernels. Nothing here allocates, throws or starts a thread; callers bring memory and threads. */
+#ifndef EDGEINFER_KERNELS_H
+#define EDGEINFER_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#ifndef __cplusplus
+#include <stdbool.h>
+#endif
+
+#if defined(_WIN32) && defined(EI_BUILDING)
+#define EI_API __declspec(dllexport)
+#elif defined(_WIN32)
+#define EI_API __declspec(dllimport)
+#else
+#define EI_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The version of this interface; a binding refuses a library that answers another number. */
+#define EI_ABI_VERSION 1
+EI_API int32_t ei_abi_version(void);
+EI_API const char *ei_version(void);
+
+/* Instruction sets, as bits of a mask. A kernel of one runs where its bit is in ei_capabilities(). */
+enum {
+    EI_ISA_SCALAR = 0,
+    EI_ISA_AVX2 = 1,         /* AVX2, FMA and F16C */
+    EI_ISA_AVXVNNI = 2,      /* the above and AVX-VNNI */
+    EI_ISA_AVX512VNNI = 3,   /* AVX2 and AVX-512 F, BW, DQ, VL, VNNI */
+    EI_ISA_NEON = 4,         /* ARMv8.0: Cortex-A72, Raspberry Pi 4 */
+    EI_ISA_NEON_DOTPROD = 5, /* SDOT: Cortex-A76, Raspberry Pi 5 */
+    EI_ISA_NEON_I8MM = 6,    /* SMMLA */
+    EI_ISA_COUNT = 7
+};
+
+enum { EI_OK = 0, EI_UNKNOWN = -1, EI_UNSUPPORTED = -2 };
+
+/* "avx512vnni" and so on; NULL for a number that names none. */
+EI_API const char *ei_isa_name(int32_t isa);
+/* Mask of the instruction sets that this build has and this machine runs. Never empty: scalar always is. */
+EI_API uint32_t ei_capabilities(void);
+/* Mask of those that kernels are chosen from: ei_capabilities(), or what ei_force_isa left of it. */
+EI_API uint32_t ei_enabled(void);
+/* The best of ei_enabled(). */
+EI_API int32_t ei_best_isa(void);
+/* Hold the process to one instruction set and those it builds on; NULL lifts that. Call it before kernels are chosen: weights that are
+ * already packed keep theirs. EI_UNKNOWN: no such name. EI_UNSUPPORTED: not in ei_capabilities(); nothing was changed. */
+EI_API int32_t ei_force_isa(const char *name);
+
+/* ggml's abort callback: true while the int32 that `flag` points at is not 0. Reads it atomically; any thread may write it. */
+EI_API bool ei_flag(void *flag);
+
+/* Read n_bytes (a multiple of 256) at `buffer` (64-byte aligned) once, as a stream, with the widest loads of `isa`. The answer depends on
+ * every byte, so that no load can be left out. Never 0, except where `isa` is not in ei_capabilities(). */
+EI_API uint64_t ei_probe_read(int32_t isa, const void *buffer, size_t n_bytes);
+/* Run n_rounds of int8 multiply-accumulate on registers and return how many operations that were (2 per multiply-accumulate).
+ * 0 where `isa` is not in ei_capabilities(). */
+EI_API uint64_t ei_probe_int8(int32_t isa, uint64_t n_rounds);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

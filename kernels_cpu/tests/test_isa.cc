@@ -1,0 +1,27 @@
+#include "check.h"
+#include "core/isa.h"
+
+#include <cstring>
+
+int main() {
+    const uint32_t all = ei_capabilities();
+    CHECK(all & ei::isa_bit(EI_ISA_SCALAR), "mask %x", all);
+    CHECK(ei_isa_name(-1) == nullptr && ei_isa_name(EI_ISA_COUNT) == nullptr, "names out of range");
+    CHECK(ei_force_isa("sse9") == EI_UNKNOWN, "an ISA that is none");
+    for (int32_t isa = 0; isa < EI_ISA_COUNT; ++isa) {
+        const char *name = ei_isa_name(isa);
+        if (all & ei::isa_bit(isa)) {
+            CHECK((ei::isa_chain(isa) & ~all) == 0, "%s is here without what it builds on", name);
+            CHECK(ei_force_isa(name) == EI_OK && ei_best_isa() == isa, "forced %s, got %s", name, ei_isa_name(ei_best_isa()));
+        } else {
+            CHECK(ei_force_isa(nullptr) == EI_OK && ei_force_isa(name) == EI_UNSUPPORTED, "%s is not here", name);
+            CHECK(ei_enabled() == all, "a refused ISA changed the choice");
+        }
+    }
+    CHECK(ei_force_isa(nullptr) == EI_OK && ei_enabled() == all, "lifted");
+    int32_t flag = 0;
+    CHECK(!ei_flag(&flag), "lowered");
+    flag = 1;
+    CHECK(ei_flag(&flag), "raised");
+    return check::result();
+}
