@@ -1,9 +1,9 @@
 """edgeinfer: language models on the machines people own.
 
-    import edgeinfer
+import edgeinfer
 
-    with edgeinfer.LLM("smollm2-135m") as llm:
-        print(llm.chat([{"role": "user", "content": "What is a Raspberry Pi?"}]).text)
+with edgeinfer.LLM("smollm2-135m") as llm:
+    print(llm.chat([{"role": "user", "content": "What is a Raspberry Pi?"}]).text)
 """
 
 from __future__ import annotations

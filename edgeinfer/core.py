@@ -1,7 +1,7 @@
 """The nouns that everything else shares: plain frozen data, valid once built, no I/O.
 
-Text appears here only at the two ends of the path (`Message` in, `Token.text` and `Answer.text` out); what lies between is integers.
-"""
+Text appears here only at the two ends of the path (`Message` in, `Token.text` and `Answer.text` out); what lies
+between is integers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Literal, TypedDict
 from edgeinfer.errors import UsageError
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
-"""Why an answer ended: the model or a stop string ended it; the token limit or the context did; the caller; its deadline."""
+"""Why an answer ended: the model or a stop string ended it; the token limit or the context did; the caller; its
+deadline."""
 
 GrammarKind = Literal["json_schema", "regex", "lark", "gbnf"]
 
@@ -27,7 +28,8 @@ class Message(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What an answer must match. ``source`` is a JSON schema as text, a regular expression, or a Lark or GBNF grammar."""
+    """What an answer must match. ``source`` is a JSON schema as text, a regular expression, or a Lark or GBNF
+    grammar."""
 
     kind: GrammarKind
     source: str
@@ -37,11 +39,11 @@ class Grammar:
 class SamplingParams:
     """How tokens are chosen. Defaults are llama.cpp's.
 
-    ``temperature`` 0 is greedy. Neutral values: ``top_k`` 0, ``top_p`` 1, ``min_p`` 0, ``typical_p`` 1, ``repeat_penalty`` 1,
-    ``frequency_penalty`` and ``presence_penalty`` 0. ``penalty_last_n`` tokens of prompt and answer are looked at by the
-    penalties (-1: all). ``logprobs``: how many alternatives to report with each token (None: no log-probabilities at all).
-    ``seed`` None draws a fresh one for each request. Raises `UsageError` for a value out of range.
-    """
+    ``temperature`` 0 is greedy. Neutral values: ``top_k`` 0, ``top_p`` 1, ``min_p`` 0, ``typical_p`` 1,
+    ``repeat_penalty`` 1, ``frequency_penalty`` and ``presence_penalty`` 0. ``penalty_last_n`` tokens of prompt and
+    answer are looked at by the penalties (-1: all). ``logprobs``: how many alternatives to report with each token
+    (None: no log-probabilities at all). ``seed`` None draws a fresh one for each request. Raises `UsageError` for a
+    value out of range."""
 
     max_tokens: int | None = None
     temperature: float = 0.8
@@ -65,7 +67,15 @@ class SamplingParams:
             if not good:
                 raise UsageError(f"{name} is {getattr(self, name)!r}, but must be {want}")
 
-        for name in ("temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "frequency_penalty", "presence_penalty"):
+        for name in (
+            "temperature",
+            "top_p",
+            "min_p",
+            "typical_p",
+            "repeat_penalty",
+            "frequency_penalty",
+            "presence_penalty",
+        ):
             need(math.isfinite(getattr(self, name)), name, "a finite number")
         need(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", "at least 1")
         need(self.temperature >= 0, "temperature", "0 or more")
@@ -80,13 +90,17 @@ class SamplingParams:
         need(self.seed is None or 0 <= self.seed < 2**64, "seed", "between 0 and 2**64 - 1")
         need(self.logprobs is None or 0 <= self.logprobs <= 100, "logprobs", "between 0 and 100")
         need(len(self.stop) <= 16 and all(self.stop), "stop", "at most 16 strings, none empty")
-        need(len(self.logit_bias) <= 1024 and all(math.isfinite(b) for b in self.logit_bias.values()), "logit_bias",
-             "at most 1024 finite numbers")
+        need(
+            len(self.logit_bias) <= 1024 and all(math.isfinite(b) for b in self.logit_bias.values()),
+            "logit_bias",
+            "at most 1024 finite numbers",
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A token id and its log-probability under the model (before temperature and truncation, after penalties and grammar)."""
+    """A token id and its log-probability under the model (before temperature and truncation, after penalties and
+    grammar)."""
 
     token_id: int
     logprob: float
@@ -94,8 +108,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token of an answer. ``text`` is what it adds to the printed answer: empty while a character or a possible stop
-    string is still incomplete, so that the texts of all tokens joined are exactly `Answer.text`."""
+    """One token of an answer. ``text`` is what it adds to the printed answer: empty while a character or a possible
+    stop string is still incomplete, so that the texts of all tokens joined are exactly `Answer.text`."""
 
     id: int
     text: str
@@ -121,7 +135,8 @@ class GenerationStats:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished answer. ``n_dropped`` messages were left out to make the conversation fit (never without being asked to)."""
+    """A finished answer. ``n_dropped`` messages were left out to make the conversation fit (never without being asked
+    to)."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -133,7 +148,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a model is, read from its file alone. ``quant_mix`` maps a tensor type to its share of the bytes (sums to 1)."""
+    """What a model is, read from its file alone. ``quant_mix`` maps a tensor type to its share of the bytes (sums to
+    1)."""
 
     name: str
     path: str

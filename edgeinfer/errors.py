@@ -107,7 +107,8 @@ class TemplateError(EdgeInferError):
 
 
 class DownloadError(EdgeInferError):
-    """A model source did not deliver, or delivered a file with another hash. What arrived so far is kept for a resume."""
+    """A model source did not deliver, or delivered a file with another hash. What arrived so far is kept for a
+    resume."""
 
 
 class NumericError(EdgeInferError):

@@ -1,4 +1,5 @@
-"""Writing files whole: temporary file, fsync, rename, fsync of the folder. The project's only writer of files that matter."""
+"""Writing files whole: temporary file, fsync, rename, fsync of the folder. The project's only writer of files that
+matter."""
 
 from __future__ import annotations
 
@@ -67,7 +68,10 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 def safe_name(name: str, what: str) -> str:
     """``name`` where it can be a file's name on any system and leads nowhere else. Raises `UsageError`."""
     if not _SAFE_NAME.fullmatch(name) or name.endswith("."):
-        raise UsageError(f"{what} {name!r} is not usable: take 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit")
+        raise UsageError(
+            f"{what} {name!r} is not usable: take 1 to 64 letters, digits, '.', '_' or '-', "
+            "starting with a letter or digit"
+        )
     return name
 
 

@@ -1,4 +1,5 @@
-"""What an engine is: immutable weights and a pool of KV sequences. It sees integers, never text, and decides nothing."""
+"""What an engine is: immutable weights and a pool of KV sequences. It sees integers, never text, and decides
+nothing."""
 
 from __future__ import annotations
 
@@ -19,10 +20,9 @@ KVType = Literal["f16", "q8_0"]
 class EngineConfig:
     """How an engine is opened.
 
-    ``n_ctx``: the most tokens that one sequence may hold (0: what the model was trained for). ``n_seq_max``: how many sequences
-    exist at once. ``n_cells``: KV cells shared by all of them (0: ``n_ctx * n_seq_max``). ``n_batch``: the most tokens of one
-    forward pass. Threads: 0 chooses.
-    """
+    ``n_ctx``: the most tokens that one sequence may hold (0: what the model was trained for). ``n_seq_max``: how many
+    sequences exist at once. ``n_cells``: KV cells shared by all of them (0: ``n_ctx * n_seq_max``). ``n_batch``: the
+    most tokens of one forward pass. Threads: 0 chooses."""
 
     n_ctx: int = 4096
     n_seq_max: int = 1
@@ -45,8 +45,8 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A run of one sequence to compute: ``token_ids`` (int32, at least one) at positions ``n_past`` and on, where ``n_past`` is
-    the sequence's present length. Logits are wanted of the last ``n_logits`` of them."""
+    """A run of one sequence to compute: ``token_ids`` (int32, at least one) at positions ``n_past`` and on, where
+    ``n_past`` is the sequence's present length. Logits are wanted of the last ``n_logits`` of them."""
 
     seq: int
     token_ids: npt.NDArray[np.int32]
@@ -55,47 +55,38 @@ class Slice:
 
 
 class ForwardCancelled(Exception):
-    """`Engine.forward` was stopped by `Engine.interrupt`. Every sequence of the call may have lost tokens: ask `Engine.length`."""
+    """`Engine.forward` was stopped by `Engine.interrupt`. Every sequence of the call may have lost tokens: ask
+    `Engine.length`."""
 
 
 class Engine(Protocol):
     """One loaded model and its KV pool.
 
-    All methods are called from one thread, except `interrupt`, which may come from any. Sequence ids are 0 .. n_seq_max - 1;
-    a sequence exists as soon as something is computed in it. Positions are lengths: a sequence of length n holds positions 0 .. n-1.
-    """
+    All methods are called from one thread, except `interrupt`, which may come from any. Sequence ids are 0 ..
+    n_seq_max - 1; a sequence exists as soon as something is computed in it. Positions are lengths: a sequence of
+    length n holds positions 0 .. n-1."""
 
-    @property
-    def n_vocab(self) -> int: ...
-    @property
-    def n_ctx(self) -> int:
-        """The most tokens that one sequence may hold."""
-        ...
-
-    @property
-    def n_seq_max(self) -> int: ...
-    @property
-    def n_cells(self) -> int:
-        """KV cells shared by all sequences; a forked prefix counts once."""
-        ...
-
-    @property
-    def n_batch(self) -> int:
-        """The most tokens that one call of `forward` takes."""
-        ...
+    n_vocab: int
+    n_ctx: int
+    """The most tokens that one sequence may hold."""
+    n_seq_max: int
+    n_cells: int
+    """KV cells shared by all sequences; a forked prefix counts once."""
+    n_batch: int
+    """The most tokens that one call of `forward` takes."""
 
     def forward(self, slices: Sequence[Slice]) -> Logits:
         """Compute the slices in one pass and append them to their sequences.
 
-        Returns the wanted logits, shape ``(sum of n_logits, n_vocab)``, in the order of the slices. The array is a view into the
-        engine that is valid until the next call of any method. Raises `ForwardCancelled` after `interrupt`, `EngineError` when
-        the runtime fails; after either, the sequences are no longer than before the call, and `length` tells the truth.
-        """
+        Returns the wanted logits, shape ``(sum of n_logits, n_vocab)``, in the order of the slices. The array is a
+        view into the engine that is valid until the next call of any method. Raises `ForwardCancelled` after
+        `interrupt`, `EngineError` when the runtime fails; after either, the sequences are no longer than before the
+        call, and `length` tells the truth."""
         ...
 
-    def embed(self, token_ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Hidden states after the last norm, shape ``(n_tokens, n_embd)``, copied. Uses a free sequence's cells for the duration
-        and leaves no sequence changed. Raises as `forward`."""
+    def embed(self, seq: int, token_ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Hidden states after the last norm, shape ``(n_tokens, n_embd)``, copied. ``seq`` lends its cells: whatever
+        it held is released, and it is empty afterwards. Raises as `forward`."""
         ...
 
     def length(self, seq: int) -> int:
@@ -103,13 +94,13 @@ class Engine(Protocol):
         ...
 
     def truncate(self, seq: int, n_tokens: int) -> int:
-        """Keep the first ``n_tokens`` of the sequence; returns how many are left: fewer (0) where the state cannot be cut there,
-        as with recurrent layers."""
+        """Keep the first ``n_tokens`` of the sequence; returns how many are left: fewer (0) where the state cannot be
+        cut there, as with recurrent layers."""
         ...
 
     def fork(self, source: int, target: int, n_tokens: int) -> int:
-        """Make ``target`` share the first ``n_tokens`` of ``source`` without copying; whatever it held is released first.
-        Returns its length: 0 where the architecture cannot share."""
+        """Make ``target`` share the first ``n_tokens`` of ``source`` without copying; whatever it held is released
+        first. Returns its length: 0 where the architecture cannot share."""
         ...
 
     def release(self, seq: int) -> None:
@@ -117,16 +108,21 @@ class Engine(Protocol):
         ...
 
     def export_sequence(self, seq: int) -> memoryview:
-        """The sequence's state as bytes that `import_sequence` of the same model, library version and KV type takes back."""
+        """The sequence's state as bytes that `import_sequence` of the same model, library version and KV type takes
+        back."""
         ...
 
     def import_sequence(self, seq: int, state: memoryview, n_tokens: int) -> None:
-        """Replace the sequence by an exported one of ``n_tokens``. Raises `FormatError` and leaves the sequence empty when the
-        state is not one of this engine's."""
+        """Replace the sequence by an exported one of ``n_tokens``. Raises `FormatError` and leaves the sequence empty
+        when the state is not one of this engine's."""
         ...
 
     def interrupt(self, on: bool) -> None:
         """Raise (or lower) the flag that makes a running `forward` stop soon. Thread-safe, does not block."""
+        ...
+
+    def set_threads(self, n_threads: int, n_threads_batch: int) -> None:
+        """Threads for one-token steps, and for everything wider."""
         ...
 
     def close(self) -> None:

@@ -1,0 +1,182 @@
+"""What a model costs on this machine, measured through the scheduler's own path.
+
+The figures mean the same for every engine: a prefill of 512 tokens, forward passes of 1 to 16 tokens of one sequence,
+steps of 1 to 8 sequences, and one answer end to end with tokenizing, sampling and decoding to text included. Quote
+ratios from one run, never absolute times."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from edgeinfer.core import GenerationStats, SamplingParams
+from edgeinfer.engines import Engine, EngineConfig
+from edgeinfer.engines.base import Slice
+from edgeinfer.errors import EdgeInferError
+from edgeinfer.request import Request
+from edgeinfer.sampling import Sampled, Sampler
+from edgeinfer.scheduler import Scheduler
+
+__all__ = ["Measured", "bench_config", "measure", "peak_rss_bytes"]
+
+VERIFY = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+BATCH = (1, 2, 4, 8)
+N_PREFILL = 512
+_N_BATCH_PAST = 128
+_GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
+
+TokenIds = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """``verify_ms[m]``: one pass of m tokens of one sequence at ``n_past``, logits of all, in milliseconds (median of
+    8). ``batch_tps[b]``: b sequences of 128 tokens, one token each a step, tokens per second of all (16 steps).
+    ``prefill_tps``: 512 tokens into an empty cache (median of 3). ``decode_tps``: 1000 / verify_ms[1]."""
+
+    engine: str
+    n_past: int
+    n_threads: int
+    prefill_tps: float
+    decode_tps: float
+    verify_ms: dict[int, float] = field(default_factory=dict)
+    batch_tps: dict[int, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+class _Silent:
+    """A sink for requests whose answers nobody reads."""
+
+    def __init__(self) -> None:
+        self.stats: GenerationStats | None = None
+
+    def token(self, _sampled: Sampled) -> bool:
+        return False
+
+    def done(self, _reason: object, stats: GenerationStats) -> None:
+        self.stats = stats
+
+    def failed(self, error: EdgeInferError) -> None:
+        raise error
+
+
+def bench_config(n_past: int, n_threads: int) -> EngineConfig:
+    """How an engine is opened to be measured: 8 sequences that share one cache."""
+    n_ctx = max(4096, n_past + 2048)
+    return EngineConfig(n_ctx=n_ctx, n_seq_max=8, n_cells=n_ctx, n_threads=n_threads, n_threads_batch=n_threads)
+
+
+def bench_tokens(n_vocab: int, n_past: int) -> TokenIds:
+    """The token ids that all figures are measured on: drawn with a fixed seed, clear of the ends of the vocabulary."""
+    return np.random.default_rng(0).integers(100, n_vocab - 1000, max(N_PREFILL, n_past)).astype(np.int32)
+
+
+def measure(engine: Engine, name: str, *, n_past: int, n_threads: int, said: Callable[[str], None]) -> Measured:
+    """Measure an engine opened with `bench_config`. ``said`` hears what is being measured."""
+    tokens = bench_tokens(engine.n_vocab, n_past)
+    scheduler = Scheduler(engine)
+    said("prefill")
+    prefill_tps = N_PREFILL / statistics.median(_prefill_s(scheduler, engine, tokens[:N_PREFILL]) for _ in range(3))
+    verify_ms = {}
+    for m in VERIFY:
+        said(f"{m} tokens a pass at {n_past}")
+        verify_ms[m] = 1e3 * (
+            _decode_s(scheduler, engine, tokens[:n_past]) if m == 1 else _verify_s(engine, tokens, n_past, m)
+        )
+    batch_tps = {}
+    for b in BATCH:
+        said(f"{b} sequences")
+        batch_tps[b] = _batch_tps(scheduler, engine, tokens, b)
+    scheduler.forget()
+    return Measured(name, n_past, n_threads, prefill_tps, 1e3 / verify_ms[1], verify_ms, batch_tps)
+
+
+def _request(engine: Engine, ids: TokenIds, max_tokens: int) -> Request:
+    sampler = Sampler(_GREEDY, engine.n_vocab, ids)
+    return Request(ids, sampler, _Silent(), n_ctx=engine.n_ctx, max_tokens=max_tokens)
+
+
+def _prefill_s(scheduler: Scheduler, engine: Engine, ids: TokenIds) -> float:
+    """Seconds from submission to the first token."""
+    scheduler.forget()
+    scheduler.submit(_request(engine, ids, 1))
+    begin = time.perf_counter()
+    while not scheduler.idle:
+        scheduler.step()
+    return time.perf_counter() - begin
+
+
+def _decode_s(scheduler: Scheduler, engine: Engine, ids: TokenIds) -> float:
+    """Median seconds of a whole scheduler step, sampling included, of the 8 after the prompt."""
+    scheduler.forget()
+    request = _request(engine, ids, 9)
+    scheduler.submit(request)
+    while request.n_generated < 1:
+        scheduler.step()
+    times = []
+    while not scheduler.idle:
+        begin = time.perf_counter()
+        scheduler.step()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def _verify_s(engine: Engine, tokens: TokenIds, n_past: int, m: int) -> float:
+    """Median seconds of a pass that checks ``m`` tokens; the cache is rewound before each."""
+    if engine.length(0) != n_past and engine.truncate(0, n_past) != n_past:
+        engine.release(0)
+        for begin in range(0, n_past, engine.n_batch):
+            chunk = tokens[begin : min(begin + engine.n_batch, n_past)]
+            engine.forward([Slice(0, chunk, begin, 0)])
+    times = []
+    for _ in range(8):
+        engine.truncate(0, n_past)
+        begin_s = time.perf_counter()
+        engine.forward([Slice(0, tokens[:m], n_past, m)])
+        times.append(time.perf_counter() - begin_s)
+    engine.truncate(0, n_past)
+    return statistics.median(times)
+
+
+def _batch_tps(scheduler: Scheduler, engine: Engine, tokens: TokenIds, n_sequences: int) -> float:
+    scheduler.forget()
+    requests = [_request(engine, tokens[8 * i : 8 * i + _N_BATCH_PAST], 18) for i in range(n_sequences)]
+    for request in requests:
+        scheduler.submit(request)
+    while not all(request.n_generated for request in requests):
+        scheduler.step()
+    before = sum(request.n_generated for request in requests)
+    begin = time.perf_counter()
+    for _ in range(16):
+        scheduler.step()
+    spent = time.perf_counter() - begin
+    n_tokens = sum(request.n_generated for request in requests) - before
+    for request in requests:
+        scheduler.cancel(request)
+    scheduler.step()
+    return n_tokens / spent
+
+
+def inter_token_ms(arrivals_s: Sequence[float]) -> tuple[float, float]:
+    """(p50, p95) of the gaps between tokens that arrived at these times, in milliseconds."""
+    gaps = np.diff(np.asarray(arrivals_s)) * 1e3
+    return (float(np.percentile(gaps, 50)), float(np.percentile(gaps, 95))) if len(gaps) else (0.0, 0.0)
+
+
+def peak_rss_bytes() -> int:
+    """The most resident memory that this process has had."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,239 @@
+"""GGUF models through llama.cpp's C API: one model, one context, many sequences in one unified KV cache.
+
+Owns the native handles. Knows nothing of text, requests or sampling. The bindings' own `Llama` class is not used: it
+holds one sequence, copies logits, and cannot be cancelled."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer import kernels
+from edgeinfer.engines import llama_log
+from edgeinfer.engines.base import EngineConfig, ForwardCancelled, Logits, Slice
+from edgeinfer.engines.llama_batch import LlamaBatch
+from edgeinfer.errors import EngineError, FormatError, InsufficientMemory
+
+__all__ = ["LlamaCppEngine"]
+
+_KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
+_NO_KV_SLOT, _ABORTED = 1, 2  # return values of llama_decode
+
+
+def _load_model(path: Path, config: EngineConfig) -> Any:
+    llama_log.install()
+    llama_log.clear()
+    llama_cpp.llama_backend_init()
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers = 0
+    params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP if config.use_mmap else llama_cpp.LLAMA_LOAD_MODE_NONE
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise FormatError(f"{path}: llama.cpp cannot load this model: {llama_log.last_errors() or 'no reason given'}")
+    return model
+
+
+class _PythonFlag:
+    """What stands in for `kernels.AbortFlag` where our library could not be built: slower, for llama.cpp enters
+    Python at each node."""
+
+    address = None
+
+    def __init__(self) -> None:
+        self._raised = False
+
+    def raise_(self) -> None:
+        self._raised = True
+
+    def lower(self) -> None:
+        self._raised = False
+
+    def callback_address(self, _data: object) -> bool:
+        return self._raised
+
+
+class LlamaCppEngine:
+    """The `Engine` protocol over llama.cpp. ``path`` is a GGUF file that `edgeinfer.gguf` has found sound.
+
+    Raises `FormatError` when llama.cpp refuses the file, `InsufficientMemory` when the KV cache cannot be allocated.
+    """
+
+    def __init__(self, path: Path, config: EngineConfig) -> None:
+        self._model: Any = _load_model(path, config)
+        self._context: Any = None
+        try:
+            self._open_context(path, config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_context(self, path: Path, config: EngineConfig) -> None:
+        vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(vocab)
+        self.n_embd: int = llama_cpp.llama_model_n_embd(self._model)
+        self.n_ctx: int = config.n_ctx or llama_cpp.llama_model_n_ctx_train(self._model)
+        self.n_seq_max: int = config.n_seq_max
+        self.n_batch: int = min(config.n_batch, config.n_cells or self.n_ctx * config.n_seq_max)
+        self._flag = kernels.abort_flag() if kernels.available() else _PythonFlag()
+        self._abort: Callable[..., bool] = llama_cpp.ggml_abort_callback(self._flag.callback_address)
+        self._batch = LlamaBatch(self.n_batch)
+        self._lengths = [0] * config.n_seq_max
+        # Recurrent state is one running value: it can be dropped or copied whole, not cut at a position.
+        self._cuttable = not (
+            llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model)
+        )
+        llama_log.clear()
+        context = llama_cpp.llama_init_from_model(self._model, self._context_params(config))
+        if not context:
+            raise InsufficientMemory(
+                f"{path}: llama.cpp could not make a context of {self.n_ctx} tokens: "
+                f"{llama_log.last_errors() or 'out of memory'}"
+            )
+        self._context = context
+        self._memory = llama_cpp.llama_get_memory(context)
+        self.n_cells: int = llama_cpp.llama_n_ctx(context)
+
+    def _context_params(self, config: EngineConfig) -> Any:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = config.n_cells or self.n_ctx * config.n_seq_max
+        params.n_seq_max = config.n_seq_max
+        params.n_batch = params.n_ubatch = self.n_batch
+        threads = config.n_threads or os.cpu_count() or 1
+        params.n_threads = threads
+        params.n_threads_batch = config.n_threads_batch or threads
+        params.type_k = params.type_v = _KV_TYPES[config.kv_type]
+        params.kv_unified = True
+        params.swa_full = True  # a window's dropped keys could not be rewound to
+        params.no_perf = True
+        params.abort_callback = self._abort
+        params.abort_callback_data = self._flag.address
+        return params
+
+    # ---- computing
+
+    def forward(self, slices: Sequence[Slice]) -> Logits:
+        self._check(slices)
+        n_rows = self._batch.fill(slices)
+        status = llama_cpp.llama_decode(self._context, self._batch.struct)
+        if status == 0:
+            for part in slices:
+                self._lengths[part.seq] += len(part.token_ids)
+            return self._rows(llama_cpp.llama_get_logits(self._context), n_rows, self.n_vocab)
+        for part in slices:
+            self.truncate(part.seq, part.n_past)
+        if status == _ABORTED:
+            raise ForwardCancelled
+        raise self._failure("llama_decode", status)
+
+    def embed(self, seq: int, token_ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        states = np.empty((len(token_ids), self.n_embd), np.float32)
+        self.release(seq)
+        llama_cpp.llama_set_embeddings(self._context, True)
+        try:
+            for begin in range(0, len(token_ids), self.n_batch):
+                chunk = token_ids[begin : begin + self.n_batch]
+                self.forward([Slice(seq, chunk, begin, len(chunk))])
+                rows = self._rows(llama_cpp.llama_get_embeddings(self._context), len(chunk), self.n_embd)
+                states[begin : begin + len(chunk)] = rows
+        finally:
+            llama_cpp.llama_set_embeddings(self._context, False)
+            self.release(seq)
+        return states
+
+    def interrupt(self, on: bool) -> None:
+        if on:
+            self._flag.raise_()
+        else:
+            self._flag.lower()
+
+    def set_threads(self, n_threads: int, n_threads_batch: int) -> None:
+        llama_cpp.llama_set_n_threads(self._context, n_threads, n_threads_batch)
+
+    def _check(self, slices: Sequence[Slice]) -> None:
+        """Refuse what llama.cpp would abort the process for."""
+        if sum(len(part.token_ids) for part in slices) > self.n_batch:
+            raise EngineError(f"a forward pass takes at most {self.n_batch} tokens")
+        for part in slices:
+            n = len(part.token_ids)
+            if not 0 <= part.seq < self.n_seq_max or part.n_past != self._lengths[part.seq]:
+                raise EngineError(f"sequence {part.seq} does not hold {part.n_past} tokens")
+            if not 0 < n <= self.n_ctx - part.n_past or not 0 <= part.n_logits <= n:
+                raise EngineError(f"a slice of {n} tokens at {part.n_past} does not fit a context of {self.n_ctx}")
+            if int(part.token_ids.min()) < 0 or int(part.token_ids.max()) >= self.n_vocab:
+                raise EngineError(f"a token id lies outside the vocabulary of {self.n_vocab}")
+
+    @staticmethod
+    def _rows(pointer: Any, n_rows: int, width: int) -> npt.NDArray[np.float32]:
+        if n_rows == 0:
+            return np.empty((0, width), np.float32)
+        rows: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(n_rows, width))
+        return rows
+
+    def _failure(self, call: str, status: int) -> EngineError:
+        if status == _NO_KV_SLOT:
+            return EngineError(f"{call}: no free KV cells ({sum(self._lengths)} of {self.n_cells} held)")
+        return EngineError(f"{call} failed with status {status}: {llama_log.last_errors() or 'no reason given'}")
+
+    # ---- sequences
+
+    def length(self, seq: int) -> int:
+        return self._lengths[seq]
+
+    def truncate(self, seq: int, n_tokens: int) -> int:
+        if n_tokens <= 0 or not llama_cpp.llama_memory_seq_rm(self._memory, seq, n_tokens, -1):
+            self.release(seq)
+        else:
+            self._lengths[seq] = min(self._lengths[seq], n_tokens)
+        return self._lengths[seq]
+
+    def fork(self, source: int, target: int, n_tokens: int) -> int:
+        self.release(target)
+        n_tokens = min(n_tokens, self._lengths[source])
+        if n_tokens > 0 and (self._cuttable or n_tokens == self._lengths[source]):
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens)
+            self._lengths[target] = n_tokens
+        return self._lengths[target]
+
+    def release(self, seq: int) -> None:
+        llama_cpp.llama_memory_seq_rm(self._memory, seq, -1, -1)
+        self._lengths[seq] = 0
+
+    def export_sequence(self, seq: int) -> memoryview:
+        n_bytes = llama_cpp.llama_state_seq_get_size(self._context, seq)
+        state = np.empty(n_bytes, np.uint8)
+        written = llama_cpp.llama_state_seq_get_data(
+            self._context, state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), n_bytes, seq
+        )
+        if written == 0:
+            raise self._failure("llama_state_seq_get_data", 0)
+        return memoryview(state)[:written]
+
+    def import_sequence(self, seq: int, state: memoryview, n_tokens: int) -> None:
+        self.release(seq)
+        if not 0 < n_tokens <= self.n_ctx:
+            raise FormatError(f"a saved sequence of {n_tokens} tokens does not fit a context of {self.n_ctx}")
+        data = np.frombuffer(state, np.uint8)
+        llama_log.clear()
+        read = llama_cpp.llama_state_seq_set_data(
+            self._context, data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), len(data), seq
+        )
+        last = llama_cpp.llama_memory_seq_pos_max(self._memory, seq)
+        if read != len(data) or last != n_tokens - 1:
+            self.release(seq)
+            raise FormatError(f"a saved sequence is not one of this model: {llama_log.last_errors() or 'other length'}")
+        self._lengths[seq] = n_tokens
+
+    def close(self) -> None:
+        if self._context:
+            llama_cpp.llama_free(self._context)
+            self._context = None
+        if self._model:
+            llama_cpp.llama_model_free(self._model)
+            self._model = None

@@ -1,0 +1,308 @@
+"""LLM, the front door: a model by name, answers as text. Any thread may call it, any event loop may await it.
+
+Owns the pieces and wires them: catalogue, memory plan, engine and its thread, tokenizer, template. Decodes nothing
+itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer.core import Answer, FinishReason, ModelInfo
+from edgeinfer.engines import Engine, EngineConfig
+from edgeinfer.engines.base import KVType
+from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
+from edgeinfer.loop import EngineLoop
+from edgeinfer.opening import Opened, open_model
+from edgeinfer.options import RequestOptions
+from edgeinfer.prompt import ChatMessage, OverflowPolicy, Prompt, PromptBuilder
+from edgeinfer.request import EmbedRequest, Request
+from edgeinfer.sampling import Constraint, Sampler
+from edgeinfer.stream import AsyncStream, Delivery, Stream
+from edgeinfer.text import ChatTemplate, Tokenizer, Vocabulary
+
+if TYPE_CHECKING:
+    from edgeinfer.catalog import Progress
+
+__all__ = ["LLM", "Stream"]
+
+Messages = Sequence[ChatMessage]
+PromptLike = str | Sequence[int] | Messages
+
+
+class LLM:
+    """A model, ready to answer.
+
+    ``model``: a catalogue name, a path to a GGUF file, or ``hf:owner/repo[:quant]``; fetched when it is not here yet.
+    ``n_ctx``: tokens a conversation may hold (default: 4096, or what the model was trained for if that is less).
+    ``n_parallel``: how many requests are computed at once; more wait their turn. ``memory``: a cap such as ``"2G"``
+    on what the model, its KV cache and scratch space may take together. ``chat_template``: Jinja source that replaces
+    the model's own. Threads: None takes what `edgeinfer tune` has measured, or the machine's physical cores.
+
+    Raises `ModelNotFound`, `DownloadError`, `FormatError`, `UnsupportedModel`, `InsufficientMemory`,
+    `BackendUnavailable`, `UsageError`."""
+
+    def __init__(
+        self,
+        model: str = "smollm2-135m",
+        *,
+        n_ctx: int | None = None,
+        n_parallel: int = 1,
+        n_threads: int | None = None,
+        n_threads_batch: int | None = None,
+        memory: str | int | None = None,
+        kv_type: KVType = "f16",
+        engine: str = "auto",
+        device: str = "auto",
+        on_overflow: OverflowPolicy = "error",
+        chat_template: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if device not in ("auto", "cpu"):
+            raise BackendUnavailable(
+                f"device {device!r} is not available: this build runs GGUF models on the CPU; use --device cpu"
+            )
+        config = EngineConfig(
+            n_ctx=n_ctx or 0,
+            n_seq_max=n_parallel,
+            n_threads=n_threads or 0,
+            n_threads_batch=n_threads_batch or 0,
+            kv_type=kv_type,
+        )
+        opened = open_model(model, config, engine=engine, cap=memory, chat_template=chat_template, progress=progress)
+        self._start(opened, on_overflow)
+
+    @classmethod
+    def from_engine(
+        cls,
+        engine: Engine,
+        tokenizer: Vocabulary,
+        *,
+        template: ChatTemplate | None = None,
+        info: ModelInfo | None = None,
+        on_overflow: OverflowPolicy = "error",
+    ) -> LLM:
+        """An LLM over an engine that is open already, such as `edgeinfer.engines.scripted.ScriptedEngine`. It is
+        closed with it."""
+        llm = cls.__new__(cls)
+        llm._start(Opened(engine, tokenizer, template, info), on_overflow)
+        return llm
+
+    def _start(self, opened: Opened, on_overflow: OverflowPolicy) -> None:
+        self._defaults = RequestOptions().updated({"on_overflow": on_overflow})
+        self._tokenizer = opened.tokenizer
+        self.n_ctx = opened.engine.n_ctx
+        self.notices = opened.notices
+        self.plan = opened.plan
+        self._info = opened.info
+        self._prompts = PromptBuilder(opened.tokenizer, opened.template, self.n_ctx)
+        self._live: dict[int, Callable[[FinishReason], None]] = {}
+        self._live_lock = threading.Lock()
+        self._loop = EngineLoop(opened.engine)
+        # Also runs at exit and when the last reference goes, so that no thread outlives the model.
+        self._finalizer = weakref.finalize(self, _close, self._loop, opened.tokenizer)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is. Raises `UsageError` for an LLM made from an engine without saying."""
+        if self._info is None:
+            raise UsageError("this LLM was made from an engine without model information")
+        return self._info
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """(requests being computed, requests waiting)"""
+        return self._loop.load
+
+    # ---- answers
+
+    def stream(self, prompt: PromptLike, **options: Any) -> Stream:
+        """Begin to answer messages (through the chat template), or to continue a text or token ids (raw).
+
+        ``options``: the fields of `SamplingParams`, ``deadline_s``, ``on_overflow``; an unknown one is a `UsageError`.
+        Raises `ContextOverflow` when the prompt does not fit (policy ``error``), `GrammarError`, `TemplateError`.
+        """
+        chosen = self._defaults.updated(options)
+        built = self._build(prompt, chosen)
+        stream = Stream(built.notices)
+        stream.bind(self._submit(built.token_ids, chosen, stream.sink, built.n_dropped))
+        return stream
+
+    def chat(self, messages: Messages, **options: Any) -> Answer:
+        """The whole answer to a conversation. Options and errors as for `stream`."""
+        if isinstance(messages, str):
+            raise UsageError("chat takes a list of messages with 'role' and 'content'; a plain text goes to generate")
+        return self._finish(self.stream(messages, **options))
+
+    def generate(self, prompt: str | Sequence[int], **options: Any) -> Answer:
+        """The raw continuation of a text or of token ids: no chat template. Options and errors as for `stream`."""
+        return self._finish(self.stream(prompt, **options))
+
+    @staticmethod
+    def _finish(stream: Stream) -> Answer:
+        with stream:
+            return stream.answer
+
+    async def astream(self, prompt: PromptLike, **options: Any) -> AsyncStream:
+        """`stream` for asyncio: ``async for token in await llm.astream(messages)``."""
+        chosen = self._defaults.updated(options)
+        built = await asyncio.to_thread(self._build, prompt, chosen)
+        stream = AsyncStream(built.notices)
+        stream.bind(self._submit(built.token_ids, chosen, stream.sink, built.n_dropped))
+        return stream
+
+    async def achat(self, messages: Messages, **options: Any) -> Answer:
+        """`chat`, awaited. Cancelling the task cancels the request."""
+        if isinstance(messages, str):
+            raise UsageError("achat takes a list of messages with 'role' and 'content'; a plain text goes to agenerate")
+        return await (await self.astream(messages, **options)).answer()
+
+    async def agenerate(self, prompt: str | Sequence[int], **options: Any) -> Answer:
+        """`generate`, awaited. Cancelling the task cancels the request."""
+        return await (await self.astream(prompt, **options)).answer()
+
+    def embed(self, texts: str | Sequence[str], *, normalize: bool = True) -> npt.NDArray[np.float32]:
+        """Mean of the last hidden states of each text: shape ``(n_texts, n_embd)``, of length 1 each where
+        ``normalize``.
+
+        Raises `ContextOverflow` for a text that does not fit, `UsageError` for an empty one.
+        """
+        futures = [self._submit_embed(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        return _pooled([future.result() for future in futures], normalize)
+
+    async def aembed(self, texts: str | Sequence[str], *, normalize: bool = True) -> npt.NDArray[np.float32]:
+        """`embed`, awaited."""
+        futures = [self._submit_embed(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        return _pooled(await asyncio.gather(*map(asyncio.wrap_future, futures)), normalize)
+
+    def count_tokens(self, prompt: PromptLike) -> int:
+        """How many tokens the prompt has, template included, whether it fits or not."""
+        return len(self._prompts.encode(prompt))
+
+    def cancel(self, stream: Stream | AsyncStream | None = None) -> None:
+        """Cancel one stream, or without an argument everything that runs or waits."""
+        if stream is not None:
+            stream.cancel()
+            return
+        with self._live_lock:
+            live = list(self._live.values())
+        for cancel in live:
+            cancel("cancelled")
+
+    def close(self) -> None:
+        """Cancel what runs, end the thread, free the model. Closing twice is harmless."""
+        self._finalizer()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- requests
+
+    def _build(self, prompt: PromptLike, chosen: RequestOptions) -> Prompt:
+        return self._prompts.build(
+            prompt, max_tokens=chosen.sampling.max_tokens, policy=chosen.on_overflow, summarise=self._summarise
+        )
+
+    def _summarise(self, messages: Messages) -> str:
+        """A summary of old turns by the model itself, short enough to leave its place to what follows."""
+        transcript = "\n\n".join(f"{message['role']}: {message.get('content') or ''}" for message in messages)
+        ask = "Summarise this conversation in a few sentences. Keep names, numbers, decisions and open questions.\n\n"
+        # The transcript may itself be too long: its newest part counts most.
+        ids = self._tokenizer.encode(transcript)[-self.n_ctx // 2 :]
+        question = [{"role": "user", "content": ask + self._tokenizer.decode(ids)}]
+        options: dict[str, Any] = {"max_tokens": max(16, self.n_ctx // 16), "temperature": 0.0, "on_overflow": "error"}
+        return self.chat(question, **options).text.strip()
+
+    def _submit(
+        self, ids: npt.NDArray[np.int32], chosen: RequestOptions, deliver: Callable[[Any], None], n_dropped: int
+    ) -> Callable[[], None]:
+        """Queue a request; returns what cancels it."""
+        params = chosen.sampling
+        vocabulary = self._tokenizer
+        sampler = Sampler(
+            params, vocabulary.n_vocab, ids, constraint=self._constraint(chosen), eos_ids=vocabulary.eog_ids
+        )
+        timer: threading.Timer | None = None
+
+        def finished(answer: Answer | None) -> None:
+            if timer is not None:
+                timer.cancel()
+            with self._live_lock:
+                self._live.pop(id(request), None)
+            if answer is not None and answer.text:
+                self._prompts.memory.remember(ids, answer.token_ids, answer.text)
+
+        sink = Delivery(vocabulary, params.stop, deliver, finished, n_dropped)
+        eog_ids = () if params.ignore_eos else vocabulary.eog_ids
+        request = Request(ids, sampler, sink, n_ctx=self.n_ctx, max_tokens=params.max_tokens, eog_ids=eog_ids)
+
+        def cancel(reason: FinishReason = "cancelled") -> None:
+            self._loop.cancel(request, reason)
+
+        if chosen.deadline_s is not None:
+            timer = threading.Timer(chosen.deadline_s, cancel, ["deadline"])
+            timer.daemon = True
+            timer.start()
+        with self._live_lock:
+            self._live[id(request)] = cancel
+        try:
+            self._loop.submit(request)
+        except EdgeInferError:
+            finished(None)
+            raise
+        return cancel
+
+    def _constraint(self, chosen: RequestOptions) -> Constraint | None:
+        if chosen.sampling.grammar is None:
+            return None
+        from edgeinfer.sampling.grammar import compile_grammar  # llguidance takes a moment to import
+
+        return compile_grammar(chosen.sampling.grammar, self._tokenizer)()
+
+    def _submit_embed(self, text: str) -> Future[npt.NDArray[np.float32]]:
+        future: Future[npt.NDArray[np.float32]] = Future()
+        ids = self._tokenizer.encode(text, add_bos=self._tokenizer.adds_bos)
+        self._loop.submit(EmbedRequest(ids, _EmbedSink(future), n_ctx=self.n_ctx))
+        return future
+
+
+class _EmbedSink:
+    """Hands an embedding to the future that waits for it."""
+
+    def __init__(self, future: Future[npt.NDArray[np.float32]]) -> None:
+        self._future = future
+
+    def embedded(self, states: npt.NDArray[np.float32]) -> None:
+        with contextlib.suppress(Exception):  # cancelled by the one who waited
+            self._future.set_result(states)
+
+    def failed(self, error: EdgeInferError) -> None:
+        with contextlib.suppress(Exception):
+            self._future.set_exception(error)
+
+
+def _pooled(states: Sequence[npt.NDArray[np.float32]], normalize: bool) -> npt.NDArray[np.float32]:
+    means = np.stack([rows.mean(axis=0) for rows in states]) if states else np.empty((0, 0), np.float32)
+    if normalize and means.size:
+        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return means.astype(np.float32)
+
+
+def _close(loop: EngineLoop, tokenizer: Vocabulary) -> None:
+    loop.close()
+    if isinstance(tokenizer, Tokenizer):
+        tokenizer.close()

@@ -1,0 +1,81 @@
+"""The engine's one background thread: it steps the scheduler while there is work and sleeps while there is none."""
+
+from __future__ import annotations
+
+import threading
+
+from edgeinfer.core import FinishReason
+from edgeinfer.engines.base import Engine
+from edgeinfer.errors import EdgeInferError, EngineError, RequestCancelled
+from edgeinfer.request import EmbedRequest, Request
+from edgeinfer.scheduler import Scheduler
+
+__all__ = ["EngineLoop"]
+
+
+class EngineLoop:
+    """Owns an engine, its scheduler and the thread that both run on. All methods may be called from any thread."""
+
+    def __init__(self, engine: Engine, name: str = "edgeinfer") -> None:
+        self._engine = engine
+        self._scheduler = Scheduler(engine)
+        self._wake = threading.Condition()
+        self._closing = False
+        self._broken: EdgeInferError | None = None
+        # A daemon, because a program that forgets to close must still be able to end; `LLM` closes it at exit.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request | EmbedRequest) -> None:
+        """Queue a request. Raises `RequestCancelled` when the loop is closed, `EngineError` when it has broken down."""
+        with self._wake:
+            if self._broken:
+                raise EngineError(f"the engine has stopped after an error: {self._broken}")
+            if self._closing:
+                raise RequestCancelled("the model is closed")
+            self._scheduler.submit(request)
+            self._wake.notify()
+
+    def cancel(self, request: Request | EmbedRequest, reason: FinishReason = "cancelled") -> None:
+        """End a request now; its sink is told by the engine's thread."""
+        self._scheduler.cancel(request, reason)
+        with self._wake:
+            self._wake.notify()
+
+    def close(self) -> None:
+        """Stop, tell everybody who waits, free the engine. Blocks until the thread has ended; closing twice is
+        harmless."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._scheduler.stop()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """(requests running, requests waiting)"""
+        return self._scheduler.n_running, self._scheduler.n_waiting
+
+    def _run(self) -> None:
+        try:
+            while self._wait_for_work():
+                self._scheduler.step()
+        except BaseException as error:  # a bug in the loop must reach whoever waits, not hang them
+            self._broken = (
+                error if isinstance(error, EdgeInferError) else EngineError(f"{type(error).__name__}: {error}")
+            )
+            self._scheduler.fail_all(self._broken)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._scheduler.fail_all(RequestCancelled("the model was closed"))
+        finally:
+            self._engine.close()
+
+    def _wait_for_work(self) -> bool:
+        """True when there is a step to take, False when it is time to end."""
+        with self._wake:
+            while self._scheduler.idle and not self._closing:
+                self._wake.wait()
+            return not self._closing

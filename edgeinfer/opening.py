@@ -1,0 +1,93 @@
+"""Opening a model: from a name to an engine, a tokenizer and a template, after a check that it will fit.
+
+Everything that can be refused is refused from the file's header, before any weight is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeinfer import catalog, device, gguf, memory, tune
+from edgeinfer.core import ModelInfo
+from edgeinfer.engines import Engine, EngineConfig, open_engine
+from edgeinfer.files import parse_bytes
+from edgeinfer.text import ChatTemplate, Tokenizer, Vocabulary
+
+if TYPE_CHECKING:
+    from edgeinfer.catalog import Progress
+
+__all__ = ["Opened", "open_model"]
+
+N_CTX_DEFAULT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open model. ``notices`` are for the user: what is unusual about how it was opened."""
+
+    engine: Engine
+    tokenizer: Vocabulary
+    template: ChatTemplate | None = None
+    info: ModelInfo | None = None
+    plan: memory.MemoryPlan | None = None
+    notices: tuple[str, ...] = ()
+
+
+def open_model(
+    name: str,
+    config: EngineConfig,
+    *,
+    engine: str = "auto",
+    cap: str | int | None = None,
+    chat_template: str | None = None,
+    progress: Progress | None = None,
+) -> Opened:
+    """Find (or fetch) the model, see that it fits, load it. ``config.n_ctx`` 0 chooses; so do thread counts of 0.
+
+    Raises `ModelNotFound`, `DownloadError`, `FormatError`, `UnsupportedModel`, `InsufficientMemory`,
+    `BackendUnavailable`."""
+    local = catalog.ensure(name, progress=progress)
+    file = gguf.read(local.path)
+    info = gguf.model_info(file, name=local.name)
+    config, notices = _completed(config, info)
+    plan = memory.check(file, config, cap_bytes=None if cap is None else parse_bytes(cap))
+    if plan.verdict == "pages":
+        notices.append(
+            f"the weights ({plan.weights_bytes / 2**30:.1f} GiB) exceed the free memory: "
+            "they will be read from disk again and again"
+        )
+    with ThreadPoolExecutor(1, thread_name_prefix="edgeinfer-tokenizer") as pool:
+        loading = pool.submit(Tokenizer.from_gguf, local.path)
+        opened = open_engine(engine, local.path, config)
+        try:
+            tokenizer = loading.result()
+            template = _template(chat_template or info.chat_template, tokenizer)
+        except BaseException:
+            opened.close()
+            raise
+    return Opened(opened, tokenizer, template, info, plan, tuple(notices))
+
+
+def _completed(config: EngineConfig, info: ModelInfo) -> tuple[EngineConfig, list[str]]:
+    """The configuration with everything chosen, and what to tell the user about it."""
+    notices = []
+    n_ctx = config.n_ctx or min(N_CTX_DEFAULT, info.n_ctx_train)
+    if n_ctx > info.n_ctx_train:
+        notices.append(f"a context of {n_ctx} is beyond the {info.n_ctx_train} tokens that this model was trained for")
+    tuned = tune.recall(info)
+    n_threads = config.n_threads or (tuned.n_threads if tuned else device.default_threads())
+    n_threads_batch = config.n_threads_batch or config.n_threads or (tuned.n_threads_batch if tuned else n_threads)
+    return dataclasses.replace(config, n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads_batch), notices
+
+
+def _template(source: str | None, tokenizer: Tokenizer) -> ChatTemplate | None:
+    if source is None:
+        return None
+
+    def text(token_id: int | None) -> str:
+        return next((text for text, i in tokenizer.control_tokens.items() if i == token_id), "")
+
+    return ChatTemplate(source, bos_text=text(tokenizer.bos_id), eos_text=text(tokenizer.eos_id))

@@ -1,0 +1,23 @@
+"""What all tests share: real models fetched through our own catalogue, and folders that are nobody's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeinfer import catalog
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the developer's sessions, settings or measurements; models alone are shared."""
+    models = catalog.models_dir()
+    monkeypatch.setenv("EDGEINFER_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("EDGEINFER_MODELS", str(models))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, fetched if it is not here yet."""
+    return catalog.ensure("smollm2-135m").path
