@@ -254,8 +254,8 @@ def install_project(extras: Sequence[str], *, kernels_only: bool) -> None:
     options = ["--no-deps"] if kernels_only else []
     python = venv_program("python")
     jobs = str(n_jobs())
-    install = (python, "-m", "pip", "install", "-v", *options, "--editable", target)
-    step(title, *install, CMAKE_BUILD_PARALLEL_LEVEL=jobs)
+    options += ["--editable", target]
+    step(title, python, "-m", "pip", "install", "-v", *options, CMAKE_BUILD_PARALLEL_LEVEL=jobs)
     if answer(python, "import edgeinfer") is None:
         raise SetupError(
             "edgeinfer was installed but cannot be imported", "remove the folder .venv, then run this again"

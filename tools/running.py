@@ -170,7 +170,7 @@ def run(
 
 
 def follow(argv: Sequence[str], *, cwd: Path, env: dict[str, str]) -> int:
-    """Run a developer's command in the foreground and return its exit code; asked to stop, it gets time to end itself."""
+    """Run a developer's command in the foreground and return its exit code; asked to stop, it gets time to end."""
     child = subprocess.Popen(list(argv), cwd=cwd, env=env)
     try:
         return child.wait()
