@@ -1,0 +1,31 @@
+"""GGUF files: one bounds-checked reader, the checks of what a model claims about itself, and a summary for people.
+
+    read(path)         -> GGUFFile     structure proven; any GGUF file, one part of a split model
+    read_model(path)   -> GGUFFile     and what it says of itself is consistent, so that llama.cpp may be given it;
+    all parts dimensions(file)   -> Dimensions   the sizes that memory and engines depend on, checked
+    model_info(path)   -> ModelInfo    what `models show` prints
+
+Nothing here loads weights or knows an engine. There is no second GGUF parser in the project.
+"""
+
+from edgeinfer.gguf.formats import TENSOR_TYPES, TensorType, ValueType
+from edgeinfer.gguf.metadata import Metadata, Value
+from edgeinfer.gguf.model import Dimensions, dimensions, model_info, part_paths, quant_mix, read_model
+from edgeinfer.gguf.reader import GGUFFile, TensorInfo, read
+
+__all__ = [
+    "TENSOR_TYPES",
+    "Dimensions",
+    "GGUFFile",
+    "Metadata",
+    "TensorInfo",
+    "TensorType",
+    "Value",
+    "ValueType",
+    "dimensions",
+    "model_info",
+    "part_paths",
+    "quant_mix",
+    "read",
+    "read_model",
+]
