@@ -1,17 +1,18 @@
 """GGUF files: one bounds-checked reader, the checks of what a model claims about itself, and a summary for people.
 
-    read(path)         -> GGUFFile     structure proven; any GGUF file, one part of a split model
-    read_model(path)   -> GGUFFile     and what it says of itself is consistent, so that llama.cpp may be given it;
-    all parts dimensions(file)   -> Dimensions   the sizes that memory and engines depend on, checked
-    model_info(path)   -> ModelInfo    what `models show` prints
+    read(path)               -> GGUFFile     a model, all its parts: structure proven, and what it says of itself is
+                                             consistent, so that llama.cpp may be given it
+    read_structure(path)     -> GGUFFile     any GGUF file, or one part of a split model: structure alone
+    dimensions(file)         -> Dimensions   the sizes that memory and engines depend on, checked
+    model_info(path or file) -> ModelInfo    what `models show` prints
 
 Nothing here loads weights or knows an engine. There is no second GGUF parser in the project.
 """
 
 from edgeinfer.gguf.formats import TENSOR_TYPES, TensorType, ValueType
 from edgeinfer.gguf.metadata import Metadata, Value
-from edgeinfer.gguf.model import Dimensions, dimensions, model_info, part_paths, quant_mix, read_model
-from edgeinfer.gguf.reader import GGUFFile, TensorInfo, read
+from edgeinfer.gguf.model import Dimensions, dimensions, model_info, part_paths, quant_mix, read
+from edgeinfer.gguf.reader import GGUFFile, TensorInfo, read_structure
 
 __all__ = [
     "TENSOR_TYPES",
@@ -27,5 +28,5 @@ __all__ = [
     "part_paths",
     "quant_mix",
     "read",
-    "read_model",
+    "read_structure",
 ]

@@ -17,7 +17,7 @@ from edgeinfer.gguf.formats import TENSOR_TYPES, TensorType, ValueType
 from edgeinfer.gguf.header import MAX_KEYS, MAX_TENSORS, HeaderCursor, open_regular, shown
 from edgeinfer.gguf.metadata import Metadata, read_metadata
 
-__all__ = ["GGUFFile", "TensorInfo", "read"]
+__all__ = ["GGUFFile", "TensorInfo", "read_structure"]
 
 _DEFAULT_ALIGNMENT = 32
 _MAX_ALIGNMENT = 1 << 16
@@ -55,7 +55,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """A GGUF file whose structure has been proven. Of a split model, as `read` returns it, this is one part."""
+    """A GGUF file whose structure has been proven. Of a split model, as `read_structure` returns it, this is one part."""
 
     path: Path
     version: int
@@ -76,7 +76,7 @@ class GGUFFile:
         return value
 
 
-def read(path: str | Path) -> GGUFFile:
+def read_structure(path: str | Path) -> GGUFFile:
     """Read and prove the structure of one GGUF file, version 2 or 3, little-endian.
 
     Cost: one pass over the header; memory: the header (20 MiB for the largest vocabularies). Raises `ModelNotFound`,
