@@ -186,12 +186,15 @@ def follow(argv: Sequence[str], *, cwd: Path, env: dict[str, str]) -> int:
 # ---------------------------------------------------------------- what went wrong
 
 _TELLING = re.compile(r"error|fatal|failed|killed|no space|not found|unable|could not|cannot", re.IGNORECASE)
+_EMPTY_TALK = re.compile(r"subprocess-exited-with-error|This error originates|finished with status|^\s*(note|hint):")
 
 
 def telling(tail: Sequence[str], n_lines: int = 12) -> list[str]:
-    """The lines of a failed step that a person should see: those that speak of errors, else simply the last."""
-    lines = [line[:300] for line in tail if line.strip()]
-    return ([line for line in lines if _TELLING.search(line)] or lines)[-n_lines:]
+    """The lines of a failed step that a person should see: those that speak of errors, with the next; else the last."""
+    lines = [line[:300] for line in tail if line.strip() and not _EMPTY_TALK.search(line)]
+    speaking = {at for at, line in enumerate(lines) if _TELLING.search(line)}
+    chosen = sorted(speaking | {at + 1 for at in speaking if at + 1 < len(lines)}) or range(len(lines))
+    return [lines[at] for at in chosen][-n_lines:]
 
 
 def compiler_advice() -> str:
@@ -215,7 +218,7 @@ def venv_advice() -> str:
 
 _NETWORK = (
     r"name resolution|name or service not known|newconnectionerror|getaddrinfo failed|network is unreachable"
-    r"|connection refused|timed out|proxyerror|sslerror|nodename nor servname|no matching distribution"
+    r"|connection refused|timed out|proxyerror|sslerror|nodename nor servname|from versions: none"
 )
 _ADVICE: Sequence[tuple[str, Callable[[], str]]] = (
     (
@@ -235,6 +238,10 @@ _ADVICE: Sequence[tuple[str, Callable[[], str]]] = (
             "the package index was not reached: check the network (or HTTPS_PROXY), then run this again; "
             "what was fetched is kept"
         ),
+    ),
+    (
+        r"no matching distribution|requires a different python",
+        lambda: "a library is not to be had for this Python: try another with PYTHON=python3.12, after removing .venv",
     ),
     (r"ensurepip", venv_advice),
     (
