@@ -30,6 +30,7 @@ __all__ = [
     "models_dir",
     "no_color",
     "offline",
+    "settings",
     "variable",
 ]
 
@@ -97,3 +98,10 @@ def kernels() -> str | None:
 def no_color() -> bool:
     """True when output must carry no colour (https://no-color.org: any non-empty value)."""
     return variable("NO_COLOR") is not None
+
+
+def settings() -> dict[str, str]:
+    """Every variable in effect that changes what edgeinfer does, for `doctor`; of a secret only that it is set."""
+    others = ("HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "NO_COLOR")
+    names = sorted(name for name in os.environ if name.startswith("EDGEINFER_")) + list(others)
+    return {name: "set" if name.endswith(("_TOKEN", "_KEY")) else os.environ[name] for name in names if variable(name)}
