@@ -27,6 +27,7 @@ Facts = dict[str, Any]
 # What llama.cpp's system line must say where our kernels find a feature: else it was built for another machine.
 _BUILT_FOR = {"avx2": "AVX2", "avx512vnni": "AVX512_VNNI", "neon_dotprod": "DOTPROD", "neon_i8mm": "MATMUL_INT8"}
 _LLAMA_AGAIN = "pip install --force-reinstall --no-deps --no-cache-dir"
+_EXTRAS = {"hf": "models named hf:owner/repo"}  # extras whose absence a user may run into
 _LITTLE_DISK = 2 << 30
 
 
@@ -80,13 +81,13 @@ def _cpu(missing: list[Facts]) -> Facts:
         "n_threads_measured": device.default_threads(),
     }
     if not kernels.available():
-        _lack(missing, f"our CPU kernels ({kernels.why_not()})", "pip install --force-reinstall --no-deps edgeinfer")
+        _lack(missing, f"our CPU kernels ({kernels.why_not()})", "make setup in the clone, with a C++ compiler at hand")
         return facts
     try:
         facts["features"] = list(kernels.capabilities())
         facts["isa"] = kernels.best_isa()
         facts["read_bytes_per_s"] = kernels.read_bandwidth(facts["n_threads_measured"])
-        facts["int8_ops_per_s"] = 2 * kernels.int8_peak(facts["n_threads_measured"])  # a multiply and an add
+        facts["int8_ops_per_s"] = kernels.int8_peak(facts["n_threads_measured"])
     except EdgeInferError as error:
         _lack(missing, str(error), "change or unset EDGEINFER_FORCE_ISA", fatal=True)
     except MemoryError:
@@ -231,7 +232,7 @@ def meets(found: str, operator: str, wanted: str) -> bool:
 
 def _libraries(missing: list[Facts]) -> list[Facts]:
     """Required libraries, and those of extras that are installed; ``ok`` is whether the version fits."""
-    entries = []
+    entries, seen = [], set()
     try:
         requirements = list(_requirements())
     except importlib.metadata.PackageNotFoundError:
@@ -242,8 +243,11 @@ def _libraries(missing: list[Facts]) -> list[Facts]:
             found: str | None = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found = None
-        if found is None and extra:
+        if name in seen or (found is None and extra):
+            if extra in _EXTRAS and found is None:
+                _lack(missing, f"{name}, for {_EXTRAS[extra]}", f"pip install '{name}{operator}{version}'")
             continue
+        seen.add(name)
         ok = found is not None and meets(found, operator, version)
         entries.append({"name": name, "wanted": operator + version, "found": found, "extra": extra, "ok": ok})
         if not ok:

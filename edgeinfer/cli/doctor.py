@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
@@ -91,7 +92,9 @@ def _cores(cpu: dict[str, Any]) -> str:
 def _engines(facts: dict[str, Any]) -> Rows:
     rows = []
     for engine in facts["engines"]:
-        detail = engine.get("system") or ", ".join(engine.get("providers", ()))
+        detail = re.sub(r" = 1\b| \||(?<=CPU) (?=:)", "", engine.get("system", "")) or ", ".join(
+            engine.get("providers", ())
+        )
         rows.append((engine["package"], f"{engine['version']}: {detail}" if engine["version"] else "not usable"))
     for entry in facts["devices"]:
         rows.append((entry["name"], "usable" if entry["usable"] else entry["note"]))
