@@ -54,8 +54,8 @@ def _log(level: int, text: bytes | None, _user_data: int | None) -> None:
 
 
 def last_errors() -> str:
-    """What llama.cpp complained of in this thread since `clear` (in any thread, where this one has nothing), in one line;
-    empty when there is nothing."""
+    """What llama.cpp complained of in this thread since `clear` (in any thread, where this one has nothing), in one
+    line; empty when there is nothing."""
     mine = threading.get_ident()
     with _lock:
         lines = list(_lines)

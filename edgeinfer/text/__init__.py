@@ -1,0 +1,7 @@
+"""Text at the two ends of the path: chat template, tokenizer, streaming decoder. What lies between is integers."""
+
+from edgeinfer.text.printable import printable
+from edgeinfer.text.stream import StopMatcher, StreamDecoder
+from edgeinfer.text.tokenizer import TokenIds, Tokenizer, Vocabulary
+
+__all__ = ["StopMatcher", "StreamDecoder", "TokenIds", "Tokenizer", "Vocabulary", "printable"]
