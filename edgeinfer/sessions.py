@@ -2,7 +2,7 @@
 
 Owns the format and the folder. Knows nothing of models (names and sizes are recorded, not opened) nor of KV caches.
 
-    {"format": "edgeinfer-session", "version": 1, "created": "…", "model": {"name", "bytes", "sha256"},
+    {"format": "edgeinfer-session", "version": 1, "created": "…", "model": {"name", "bytes"},
      "settings": {fields of SamplingParams that differ from the defaults, and on_overflow},
      "messages": [{"role", "content", "finish"}]}
 """
@@ -25,7 +25,20 @@ from edgeinfer import env, files
 from edgeinfer.core import FinishReason, Grammar, GrammarKind, Message, SamplingParams
 from edgeinfer.errors import FormatError, UsageError
 
-__all__ = ["Entry", "Session", "Turn", "exists", "fresh_name", "listing", "load", "newest", "path", "save", "sweep"]
+__all__ = [
+    "Entry",
+    "Session",
+    "Turn",
+    "exists",
+    "fresh_name",
+    "listing",
+    "load",
+    "newest",
+    "path",
+    "save",
+    "stamps",
+    "sweep",
+]
 
 MAX_BYTES = 64 << 20
 _MAX_BRACKETS = 2_000_000  # what the parser makes of an empty list is 20 times as large as its text
@@ -58,7 +71,6 @@ class Session:
     turns: tuple[Turn, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     model_bytes: int | None = None
-    model_sha256: str | None = None
     created: str = ""
 
 
@@ -97,14 +109,14 @@ def fresh_name() -> str:
 
 def newest() -> str | None:
     """The session that was written to last."""
-    entries = _stamps()
+    entries = stamps()
     return max(entries, key=lambda entry: entry[1])[0] if entries else None
 
 
 def listing() -> list[Entry]:
     """All sessions, the newest first; one that cannot be read says why."""
     entries = []
-    for name, updated in sorted(_stamps(), key=lambda entry: -entry[1]):
+    for name, updated in sorted(stamps(), key=lambda entry: -entry[1]):
         try:
             entries.append(Entry(name, updated, load(name)))
         except (FormatError, UsageError) as error:
@@ -112,7 +124,7 @@ def listing() -> list[Entry]:
     return entries
 
 
-def _stamps() -> list[tuple[str, float]]:
+def stamps() -> list[tuple[str, float]]:
     found = []
     with contextlib.suppress(FileNotFoundError), os.scandir(folder()) as entries:
         for entry in entries:
@@ -129,7 +141,7 @@ def save(session: Session) -> None:
         "format": _FORMAT,
         "version": _VERSION,
         "created": session.created or datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "model": {"name": session.model, "bytes": session.model_bytes, "sha256": session.model_sha256},
+        "model": {"name": session.model, "bytes": session.model_bytes},
         "settings": _settings_out(session.settings),
         "messages": [
             {**turn.message, "finish": turn.finish} if turn.finish else {**turn.message} for turn in session.turns
@@ -207,7 +219,7 @@ def _session(name: str, document: Mapping[str, Any]) -> Session:
     model = document.get("model")
     if not isinstance(model, dict):
         raise _Wrong("'model' is not an object")
-    n_bytes, sha256, created = model.get("bytes"), model.get("sha256"), document.get("created", "")
+    n_bytes, created = model.get("bytes"), document.get("created", "")
     if not (n_bytes is None or (type(n_bytes) is int and n_bytes >= 0)):
         raise _Wrong("'model.bytes' is not a size")
     messages = document.get("messages")
@@ -219,7 +231,6 @@ def _session(name: str, document: Mapping[str, Any]) -> Session:
         tuple(_turn(message, f"messages[{i}]") for i, message in enumerate(messages)),
         _settings_in(document.get("settings", {})),
         n_bytes,
-        None if sha256 is None else _text(sha256, "model.sha256", 64),
         _text(created, "created", 64),
     )
 

@@ -23,6 +23,7 @@ __all__ = [
     "Command",
     "debug_flag",
     "everything",
+    "field_of",
     "flag",
     "json_flag",
     "llm_arguments",
@@ -31,6 +32,8 @@ __all__ = [
     "read_text",
     "sampling_arguments",
     "sampling_flags",
+    "setting",
+    "setting_names",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -359,6 +362,54 @@ def sampling_arguments(flags: Mapping[str, Any]) -> dict[str, Any]:
     )
     SamplingParams(**arguments)
     return arguments
+
+
+def setting_names() -> list[str]:
+    """What `setting` knows: the sampling flags without dashes, and ``on-overflow``."""
+    return sorted(_settable())
+
+
+def setting(name: str, text: str) -> tuple[str, Any]:
+    """One option of a request from its flag's name and a text: ("temp", "0.2") -> ("temperature", 0.2). The text
+    ``default`` gives the default back. Raises `UsageError` as the flag would."""
+    from edgeinfer.cli import did_you_mean
+
+    key = {"temperature": "temp", "n-predict": "max-tokens"}.get(name.replace("_", "-"), name.replace("_", "-"))
+    option = _settable().get(key)
+    if option is None or option.name is None:
+        raise UsageError(f"no setting {name!r}{did_you_mean(name, setting_names())}")
+    field = "grammar" if key in _GRAMMARS else option.name
+    if text == "default":
+        return field, getattr(SamplingParams(), field, "error")
+    try:
+        value = option.type_cast_value(click.Context(everything), [text] if option.multiple else text)
+    except click.UsageError as error:
+        raise UsageError(f"{key}: {error.message}") from error
+    if key in _GRAMMARS:
+        value = _grammar({"json_schema": None, "grammar": None, "regex": None, option.name: value})
+    elif key == "logit-bias":
+        value = dict(value)
+    if field != "on_overflow":
+        SamplingParams(**{field: value})
+    return field, value
+
+
+def field_of(parameter: str) -> str | None:
+    """The option of a request that a flag sets, by the flag's parameter name; None for other flags."""
+    if parameter in ("json_schema", "grammar", "regex"):
+        return "grammar"
+    return parameter if parameter in _DEFAULTS or parameter == "on_overflow" else None
+
+
+_GRAMMARS = ("json-schema", "grammar", "regex")
+
+
+def _settable() -> dict[str, click.Option]:
+    return {
+        max(option.opts, key=len).lstrip("-"): option
+        for option in everything.params
+        if isinstance(option, _Flag) and (option.section == _SAMPLING or option.name == "on_overflow")
+    }
 
 
 def _grammar(flags: Mapping[str, Any]) -> Grammar | None:

@@ -1,0 +1,45 @@
+"""From a model's name to an open LLM, with what a person sees meanwhile: a download's progress, a spinner, notices."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeinfer.llm import LLM
+
+__all__ = ["fetch", "notice", "open_llm"]
+
+
+def open_llm(model: str | None, arguments: Mapping[str, Any], *, spinner: bool = False) -> LLM:
+    """Open a model (None: the default one), pulling it first if it is not here. Raises as `LLM` does."""
+    from edgeinfer import catalog
+    from edgeinfer.cli import progress
+
+    name = model or catalog.DEFAULT_MODEL
+    fetch(name)
+    with progress.status(f"loading {name}") if spinner else contextlib.nullcontext():
+        from edgeinfer.llm import LLM
+
+        llm = LLM(name, **arguments)
+    for line in llm.notices:
+        notice(line)
+    return llm
+
+
+def fetch(name: str) -> None:
+    """Pull a model unless it is here. Raises as `catalog.ensure`."""
+    from edgeinfer import catalog
+    from edgeinfer.cli import progress
+
+    with progress.pull_progress() as pulling:
+        catalog.ensure(name, progress=pulling)
+
+
+def notice(text: str) -> None:
+    """A remark for whoever watches: standard error, never among answers."""
+    from edgeinfer.text.printable import printable
+
+    print(f"edgeinfer: {printable(text)}", file=sys.stderr, flush=True)
