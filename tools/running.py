@@ -145,12 +145,13 @@ def run(
         )
 
         def read() -> None:
-            for line in child.stdout or ():
-                copy.write(line)
-                tail.append(line.rstrip())
-                progress.detail = describe(line) or progress.detail
-                if on_line:
-                    on_line(progress, line)
+            with child.stdout or contextlib.nullcontext(()) as lines:
+                for line in lines:
+                    copy.write(line)
+                    tail.append(line.rstrip())
+                    progress.detail = describe(line) or progress.detail
+                    if on_line:
+                        on_line(progress, line)
 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
