@@ -86,12 +86,12 @@ def measure(engine: Engine, name: str, *, n_past: int, n_threads: int, said: Cal
     scheduler = Scheduler(engine)
     said("prefill")
     prefill_tps = N_PREFILL / statistics.median(_prefill_s(scheduler, engine, tokens[:N_PREFILL]) for _ in range(3))
-    verify_ms = {}
-    for m in VERIFY:
+    said(f"1 token a pass at {n_past}")
+    verify_ms = {1: 1e3 * _decode_s(scheduler, engine, tokens[:n_past])}
+    _fill(engine, tokens[:n_past])
+    for m in VERIFY[1:]:
         said(f"{m} tokens a pass at {n_past}")
-        verify_ms[m] = 1e3 * (
-            _decode_s(scheduler, engine, tokens[:n_past]) if m == 1 else _verify_s(engine, tokens, n_past, m)
-        )
+        verify_ms[m] = 1e3 * _verify_s(engine, tokens, n_past, m)
     batch_tps = {}
     for b in BATCH:
         said(f"{b} sequences")
@@ -130,13 +130,16 @@ def _decode_s(scheduler: Scheduler, engine: Engine, ids: TokenIds) -> float:
     return statistics.median(times)
 
 
+def _fill(engine: Engine, ids: TokenIds) -> None:
+    """Leave nothing in the cache but these tokens, in sequence 0."""
+    for seq in range(engine.n_seq_max):
+        engine.release(seq)
+    for begin in range(0, len(ids), engine.n_batch):
+        engine.forward([Slice(0, ids[begin : begin + engine.n_batch], begin, 0)])
+
+
 def _verify_s(engine: Engine, tokens: TokenIds, n_past: int, m: int) -> float:
     """Median seconds of a pass that checks ``m`` tokens; the cache is rewound before each."""
-    if engine.length(0) != n_past and engine.truncate(0, n_past) != n_past:
-        engine.release(0)
-        for begin in range(0, n_past, engine.n_batch):
-            chunk = tokens[begin : min(begin + engine.n_batch, n_past)]
-            engine.forward([Slice(0, chunk, begin, 0)])
     times = []
     for _ in range(8):
         engine.truncate(0, n_past)
@@ -164,6 +167,49 @@ def _batch_tps(scheduler: Scheduler, engine: Engine, tokens: TokenIds, n_sequenc
         scheduler.cancel(request)
     scheduler.step()
     return n_tokens / spent
+
+
+@dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """One chat answer as a user sees it: template, tokenizing, sampling and decoding to text included. Times between the
+    arrivals of tokens in milliseconds."""
+
+    n_prompt: int
+    n_generated: int
+    ttft_s: float
+    prefill_tps: float
+    decode_tps: float
+    p50_ms: float
+    p95_ms: float
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def first_logits(engine: Engine) -> None:
+    """The first forward pass, of 8 tokens: after it a model counts as loaded."""
+    engine.forward([Slice(0, bench_tokens(engine.n_vocab, 8)[:8], 0, 1)])
+    engine.release(0)
+
+
+def end_to_end(model: str, question: str, *, max_tokens: int, n_threads: int) -> EndToEnd:
+    """Ask a question through `LLM` with default sampling. A model without a chat template gets it as plain text."""
+    from edgeinfer.llm import LLM
+
+    with LLM(model, n_threads=n_threads) as llm:
+        prompt = [{"role": "user", "content": question}] if llm.info.chat_template else question
+        for _ in llm.stream(prompt, max_tokens=2, seed=0):  # first touch of weights and buffers
+            pass
+        llm.forget()
+        arrivals = []
+        stream = llm.stream(prompt, max_tokens=max_tokens, seed=0, ignore_eos=True)
+        for _ in stream:
+            arrivals.append(time.perf_counter())
+        stats = stream.answer.stats
+    p50_ms, p95_ms = inter_token_ms(arrivals)
+    return EndToEnd(
+        stats.n_prompt, stats.n_generated, stats.ttft_s, stats.prefill_tps, stats.decode_tps, p50_ms, p95_ms
+    )
 
 
 def inter_token_ms(arrivals_s: Sequence[float]) -> tuple[float, float]:

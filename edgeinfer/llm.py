@@ -198,6 +198,10 @@ class LLM:
         for cancel in live:
             cancel("cancelled")
 
+    def forget(self) -> None:
+        """Drop the KV of conversations that are not being answered: the next prompts are computed from the start."""
+        self._loop.forget()
+
     def close(self) -> None:
         """Cancel what runs, end the thread, free the model. Closing twice is harmless."""
         self._finalizer()

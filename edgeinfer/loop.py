@@ -42,6 +42,10 @@ class EngineLoop:
         with self._wake:
             self._wake.notify()
 
+    def forget(self) -> None:
+        """Drop the KV of everything that has ended, before the next request is admitted."""
+        self._scheduler.forget()
+
     def close(self) -> None:
         """Stop, tell everybody who waits, free the engine. Blocks until the thread has ended; closing twice is
         harmless."""

@@ -19,7 +19,7 @@ from edgeinfer.text import ChatTemplate, Tokenizer, Vocabulary
 if TYPE_CHECKING:
     from edgeinfer.catalog import Progress
 
-__all__ = ["Opened", "open_model"]
+__all__ = ["Opened", "completed", "open_model"]
 
 N_CTX_DEFAULT = 4096
 
@@ -52,7 +52,7 @@ def open_model(
     local = catalog.ensure(name, progress=progress)
     file = gguf.read(local.path)
     info = gguf.model_info(file, name=local.name)
-    config, notices = _completed(config, info)
+    config, notices = completed(config, info)
     plan = memory.check(file, config, cap_bytes=None if cap is None else parse_bytes(cap))
     if plan.verdict == "pages":
         notices.append(
@@ -71,7 +71,7 @@ def open_model(
     return Opened(opened, tokenizer, template, info, plan, tuple(notices))
 
 
-def _completed(config: EngineConfig, info: ModelInfo) -> tuple[EngineConfig, list[str]]:
+def completed(config: EngineConfig, info: ModelInfo) -> tuple[EngineConfig, list[str]]:
     """The configuration with everything chosen, and what to tell the user about it."""
     notices = []
     n_ctx = config.n_ctx or min(N_CTX_DEFAULT, info.n_ctx_train)

@@ -37,6 +37,7 @@ class Scheduler:
         self._lock = threading.RLock()
         self._in_flight: Sequence[Request | EmbedRequest] = ()
         self._stopping = False
+        self._forget = False
 
     @property
     def idle(self) -> bool:
@@ -86,18 +87,21 @@ class Scheduler:
         with self._lock:
             waiting, running = list(self._waiting), list(self._running)
             self._waiting.clear()
-        for request in running:
-            self._leave(request)
+        for started in running:
+            self._leave(started)
         for request in (*running, *waiting):
             request.sink.failed(error)
 
     def forget(self) -> None:
-        """Drop the KV of everything that has ended."""
-        self._pool.forget()
+        """Drop the KV of everything that has ended, before anything else is admitted. May be called from any thread."""
+        self._forget = True
 
     # ---- schedule
 
     def _admit(self) -> None:
+        if self._forget:
+            self._forget = False
+            self._pool.forget()
         while self._waiting:
             request = self._waiting[0]
             if isinstance(request, EmbedRequest):

@@ -213,7 +213,7 @@ class LlamaCppEngine:
         )
         if written == 0:
             raise self._failure("llama_state_seq_get_data", 0)
-        return memoryview(state)[:written]
+        return state.data[:written]
 
     def import_sequence(self, seq: int, state: memoryview, n_tokens: int) -> None:
         self.release(seq)

@@ -2,7 +2,7 @@
 
 A finished request's sequence is kept, with the tokens it holds, until its place is needed: the next turn of the same
 conversation, or another request with the same beginning, computes only what is new. Knows nothing of requests, only
-of token ids. """
+of token ids."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class SequencePool:
         """(idle sequence to use, sequence to take the prefix from, its length).
 
         An idle sequence is continued in place when the prompt extends most of it, and forked when that would lose
-        more than it saves and another place is free. Prefixes of running requests are forked. """
+        more than it saves and another place is free. Prefixes of running requests are forked."""
         limit = len(prompt) - 1
         known = {seq: kept.tokens for seq, kept in self._idle.items()}
         known.update({seq: lease.prompt[: self._engine.length(seq)] for seq, lease in self._leases.items()})

@@ -1,0 +1,115 @@
+"""``edgeinfer bench``: what a model costs on this machine, as a table and as the fields that comparisons read."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from edgeinfer.cli.options import Command, debug_flag, flag, json_flag, model_flag
+from edgeinfer.cli.progress import status
+
+__all__ = ["command"]
+
+_QUESTION = "Explain in a few sentences what a hash table is and when it is a bad choice."
+
+
+@click.command("bench", cls=Command)
+@model_flag
+@flag("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Threads for everything.  [default: as tuned]")
+@flag(
+    "--n-past",
+    type=click.IntRange(min=1),
+    default=512,
+    metavar="N",
+    show_default=True,
+    help="Tokens in the cache while passes of 1 to 16 tokens are timed.",
+)
+@flag(
+    "-n",
+    "--max-tokens",
+    type=click.IntRange(min=2),
+    default=64,
+    metavar="N",
+    show_default=True,
+    help="Tokens of the answer that is timed end to end.",
+)
+@json_flag
+@debug_flag
+def command(model: str | None, threads: int | None, n_past: int, max_tokens: int, as_json: bool) -> None:
+    """Measure prefill, decode, small batches, and one whole answer.
+
+    Absolute figures change with whatever else the machine does: compare ratios of runs made in turn.
+    """
+    import json
+
+    found = _run(model, threads, n_past, max_tokens)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _print(found)
+
+
+def _run(model: str | None, threads: int | None, n_past: int, max_tokens: int) -> dict[str, Any]:
+    import psutil
+
+    from edgeinfer import bench, catalog, gguf, memory
+    from edgeinfer.cli.progress import pull_progress
+    from edgeinfer.engines import open_engine
+    from edgeinfer.opening import completed
+
+    started = psutil.Process().create_time()
+    with pull_progress() as progress:
+        local = catalog.ensure(model or catalog.DEFAULT_MODEL, progress=progress)
+    file = gguf.read(local.path)
+    info = gguf.model_info(file, name=local.name)
+    config, _ = completed(bench.bench_config(n_past, threads or 0), info)
+    memory.check(file, config, cap_bytes=None)
+    engine = open_engine("auto", local.path, config)
+    try:
+        with status("measuring") as said:
+            bench.first_logits(engine)
+            load_s = time.time() - started
+            measured = bench.measure(
+                engine, "edgeinfer llama.cpp", n_past=n_past, n_threads=config.n_threads, said=said
+            )
+            peak = bench.peak_rss_bytes()
+    finally:
+        engine.close()
+    with status("measuring an answer end to end"):
+        whole = bench.end_to_end(str(local.path), _QUESTION, max_tokens=max_tokens, n_threads=config.n_threads)
+    return {
+        "model": local.name,
+        **measured.as_dict(),
+        "load_s": load_s,
+        "peak_rss_bytes": peak,
+        "end_to_end": whole.as_dict(),
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from edgeinfer.cli.progress import stdout
+
+    whole = found["end_to_end"]
+    one = found["verify_ms"][1]
+    table = Table(title=f"{found['model']}: {found['engine']}, {found['n_threads']} threads", title_justify="left")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("meaning")
+    table.add_row("prefill", f"{found['prefill_tps']:.1f} tokens/s", "512 tokens into an empty cache")
+    table.add_row("decode", f"{found['decode_tps']:.1f} tokens/s", f"one token at {found['n_past']}")
+    for m, ms in found["verify_ms"].items():
+        table.add_row(f"v({m})", f"{ms / one:.2f}", f"{ms:.1f} ms for {m} tokens in one pass")
+    for b, tps in found["batch_tps"].items():
+        table.add_row(f"{b} sequences", f"{tps:.1f} tokens/s", "all together")
+    table.add_row(
+        "first token", f"{1e3 * whole['ttft_s']:.0f} ms", f"of a prompt of {whole['n_prompt']} tokens, end to end"
+    )
+    table.add_row("answer", f"{whole['decode_tps']:.1f} tokens/s", "tokenizing, sampling and text included")
+    table.add_row("between tokens", f"{whole['p50_ms']:.1f} ms", f"median; 95 %: {whole['p95_ms']:.1f} ms")
+    table.add_row("load", f"{found['load_s']:.2f} s", "process start to first logits")
+    table.add_row("peak memory", f"{found['peak_rss_bytes'] / 2**20:.0f} MiB", "resident")
+    stdout().print(table)
