@@ -56,8 +56,8 @@ def read(path: str | Path) -> GGUFFile:
     """Read a model and prove that it can be given to llama.cpp. A split model is named by its first part; the answer
     then has the tensors of all parts and their bytes together.
 
-    Raises what `read_structure` raises, `FormatError` for what contradicts itself, `UnsupportedModel` and `UnsupportedQuant`
-    for what is sound but cannot be run.
+    Raises what `read_structure` raises, `FormatError` for what contradicts itself, `UnsupportedModel` and
+    `UnsupportedQuant` for what is sound but cannot be run.
     """
     file = _joined(read_structure(path))
     sizes = dimensions(file)

@@ -55,7 +55,8 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """A GGUF file whose structure has been proven. Of a split model, as `read_structure` returns it, this is one part."""
+    """A GGUF file whose structure has been proven. Of a split model, as `read_structure` returns it, this is one
+    part."""
 
     path: Path
     version: int

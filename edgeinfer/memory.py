@@ -1,0 +1,276 @@
+"""Will it fit: what a model will take, from its header alone, against what this process may have.
+
+The figures are peaks of resident memory of llama.cpp's CPU engine with this package around it (llama-cpp-python
+0.3.36), held against measurement by `tests/test_memory.py`. Weights are not read, nothing is allocated. Knows no
+engine but llama.cpp's.
+
+Weights lie in memory up to twice: the file is mapped, and matrices of some types are copied into a layout that suits
+the processor ("repacked"). After loading nothing reads the mapped originals of those again, so the system may drop
+them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import platform
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from edgeinfer import device
+from edgeinfer.engines.base import EngineConfig
+from edgeinfer.errors import InsufficientMemory
+from edgeinfer.gguf import Dimensions, GGUFFile, TensorInfo, dimensions
+
+__all__ = ["MemoryPlan", "available", "check", "kv_bytes", "plan", "repacked_bytes"]
+
+Verdict = Literal["fits", "pages", "too_big"]
+
+_MIB = 1 << 20
+_CELL_STEP = 256  # llama.cpp rounds contexts up to this
+_KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
+
+# Measured; see tests/test_memory.py for how.
+_PROCESS_BYTES = 60 * _MIB  # Python, NumPy, llama.cpp's code, rendering
+_TOKEN_BYTES = 160  # llama.cpp's vocabulary, for one token
+_MERGE_BYTES = 180  # and for one BPE merge
+_VOCABULARIES = 2  # the engine's and the tokenizer's
+_COMPUTE_BYTES = 4 * _MIB  # graph, thread pool, batch arrays
+_FF_BUFFERS, _EMBD_BUFFERS = 3, 4  # float32 rows of each width that are alive at once, for one token of a batch
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes that a model will take and may have.
+
+    ``weights_bytes`` counts the mapped file and the repacked copies (``repacked_bytes`` of it). ``scratch_bytes`` is
+    all the rest: activations, logits, the vocabulary, Python itself. ``total_bytes`` is the peak resident size when
+    memory is plentiful. ``available_bytes`` is what the process may have in all, its present use included.
+    ``verdict``: ``fits``; ``pages`` when only the mapped weights exceed what is free, so that they are read from disk
+    again and again; ``too_big`` otherwise. ``n_ctx_max``: the largest context, a multiple of 256 up to the trained
+    one, that is not too big; 0 when none.
+    """
+
+    weights_bytes: int
+    kv_bytes: int
+    scratch_bytes: int
+    total_bytes: int
+    available_bytes: int
+    verdict: Verdict
+    n_ctx_max: int
+    repacked_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """The parts of a plan that do not depend on what is free."""
+
+    mapped: int
+    repacked: int
+    kv: int
+    scratch: int
+    use_mmap: bool
+
+    @property
+    def weights(self) -> int:
+        return self.mapped + (self.repacked if self.use_mmap else 0)
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.scratch
+
+    def verdict(self, free: int, cap: int | None) -> Verdict:
+        """Under a cap the resident size itself must stay below it: nothing makes the system page for a promise of
+        ours."""
+        if cap is not None and self.total > cap:
+            return "too_big"
+        droppable = self.mapped if self.use_mmap else 0
+        if self.total - min(droppable, self.repacked) <= free:
+            return "fits"
+        return "pages" if self.total - droppable <= free else "too_big"
+
+
+def plan(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None) -> MemoryPlan:
+    """What ``file`` will take under ``config``, and whether it may. ``cap_bytes`` is the user's own limit on resident
+    memory.
+
+    Raises `FormatError` where the header does not say what is needed.
+    """
+    sizes = dimensions(file)
+    free = available()
+    wanted = replace(config, n_ctx=config.n_ctx or sizes.n_ctx_train)
+    need = _need(file, sizes, wanted)
+    n_ctx_max = _largest_context(file, sizes, wanted, free, cap_bytes)
+    return MemoryPlan(
+        weights_bytes=need.weights,
+        kv_bytes=need.kv,
+        scratch_bytes=need.scratch,
+        total_bytes=need.total,
+        available_bytes=free if cap_bytes is None else min(free, cap_bytes),
+        verdict=need.verdict(free, cap_bytes),
+        n_ctx_max=n_ctx_max,
+        repacked_bytes=need.repacked if config.use_mmap else 0,
+    )
+
+
+def check(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None) -> MemoryPlan:
+    """`plan`, or `InsufficientMemory` with the numbers and the largest context that would do."""
+    found = plan(file, config, cap_bytes=cap_bytes)
+    if found.verdict != "too_big":
+        return found
+    limit = "--memory allows" if cap_bytes is not None and found.available_bytes == cap_bytes else "there is room for"
+    if found.n_ctx_max:
+        advice = f"a context of up to {found.n_ctx_max} tokens would fit (-c {found.n_ctx_max})"
+    else:
+        advice = "no context would fit; close other programs or take a smaller model"
+    raise InsufficientMemory(
+        f"{file.path.name} needs {_mib(found.total_bytes)} (weights {_mib(found.weights_bytes)}, context "
+        f"{_mib(found.kv_bytes)}, working memory {_mib(found.scratch_bytes)}), but {limit} "
+        f"{_mib(found.available_bytes)}; {advice}",
+        found.n_ctx_max,
+    )
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / _MIB:.0f} MiB"
+
+
+# ---- what a model takes
+
+
+def _cells(config: EngineConfig) -> int:
+    cells = config.n_cells or config.n_ctx * config.n_seq_max
+    return -(-cells // _CELL_STEP) * _CELL_STEP
+
+
+def _need(file: GGUFFile, sizes: Dimensions, config: EngineConfig) -> _Need:
+    return _Need(
+        mapped=sum(tensor.n_bytes for tensor in file.tensors.values()),
+        repacked=repacked_bytes(file),
+        kv=kv_bytes(sizes, config),
+        scratch=_scratch_bytes(file, sizes, config),
+        use_mmap=config.use_mmap,
+    )
+
+
+def kv_bytes(sizes: Dimensions, config: EngineConfig) -> int:
+    """Keys and values of every cell, and the recurrent state of every sequence. Sliding windows count in full: the
+    engine keeps all of them, so that a sequence can be rewound."""
+    row = sum(sizes.n_kv_heads) * (sizes.head_dim_k + sizes.head_dim_v)
+    return int(_cells(config) * row * _KV_BYTES[config.kv_type]) + 4 * sizes.n_state * config.n_seq_max
+
+
+def _scratch_bytes(file: GGUFFile, sizes: Dimensions, config: EngineConfig) -> int:
+    n_batch = min(config.n_batch, _cells(config))
+    width = max(sizes.n_embd, max(sizes.n_heads) * max(sizes.head_dim_k, sizes.head_dim_v))
+    activations = 4 * n_batch * (_FF_BUFFERS * sizes.n_ff + _EMBD_BUFFERS * width)
+    mask = 4 * n_batch * _cells(config)
+    logits = 2 * 4 * config.n_seq_max * sizes.n_vocab  # in the graph, and handed out
+    merges = file.metadata.count("tokenizer.ggml.merges")
+    vocabulary = _VOCABULARIES * (_TOKEN_BYTES * sizes.n_vocab + _MERGE_BYTES * merges)
+    return _PROCESS_BYTES + _COMPUTE_BYTES + activations + mask + logits + vocabulary
+
+
+def repacked_bytes(file: GGUFFile) -> int:
+    """Bytes of the matrices that ggml will copy into its own layout on this machine."""
+    types, rows = _repacked_types()
+    tied = "output.weight" not in file.tensors
+
+    def copied(tensor: TensorInfo) -> bool:
+        looked_up = tensor.name in ("position_embd.weight", "token_types.weight") or (
+            tensor.name.startswith("token_embd.") and not tied
+        )
+        return not looked_up and len(tensor.shape) > 1 and tensor.type.name in types and tensor.shape[1] % rows == 0
+
+    return sum(tensor.n_bytes for tensor in file.tensors.values() if copied(tensor))
+
+
+@functools.cache
+def _repacked_types() -> tuple[frozenset[str], int]:
+    """Types that ggml repacks here, and what the number of rows must be a multiple of; as in its repack.cpp and
+    amx.cpp."""
+    features = _cpu_features()
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        dotprod = "asimddp" in features or not features  # all but the oldest 64-bit ARM
+        types = {"Q4_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4", "Q8_0", "Q1_0"} if dotprod else set()
+        return frozenset(types), 4
+    types = {"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"} if "avx2" in features or not features else set()
+    if "avx512f" in features:
+        types.add("Q2_K")
+    if "amx_int8" in features:
+        types |= {"Q4_1", "Q8_0", "Q5_K", "Q6_K", "IQ4_XS"}
+    return frozenset(types), 8
+
+
+def _cpu_features() -> frozenset[str]:
+    """The processor's flags as Linux names them; empty where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return frozenset(value.split())
+    return frozenset()
+
+
+def _largest_context(file: GGUFFile, sizes: Dimensions, config: EngineConfig, free: int, cap: int | None) -> int:
+    """Bisection over multiples of 256. Needs grow with the context, so the first that is too big ends it."""
+
+    def good(steps: int) -> bool:
+        n_ctx = steps * _CELL_STEP
+        cells = config.n_cells * n_ctx // config.n_ctx if config.n_cells else 0
+        return _need(file, sizes, replace(config, n_ctx=n_ctx, n_cells=cells)).verdict(free, cap) != "too_big"
+
+    low, high = 0, max(sizes.n_ctx_train, config.n_ctx) // _CELL_STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if good(middle) else (low, middle - 1)
+    return low * _CELL_STEP
+
+
+# ---- what there is
+
+
+def available(root: Path = Path("/")) -> int:
+    """Bytes that this process may have in all: what is free on the machine and inside every control group around us,
+    plus what the process holds already. Memory that only caches files counts as free."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    if sys.platform.startswith("linux"):
+        free = min([free, *(_group_free(folder) for folder in device.cgroup_folders("memory", root))])
+    held = psutil.Process().memory_info()
+    return max(0, free) + held.rss - getattr(held, "shared", 0)
+
+
+def _group_free(folder: Path) -> int:
+    """What a control group of either version still grants; a huge number without a limit."""
+    unlimited = 1 << 62
+    for limit_name, used_name in (
+        ("memory.max", "memory.current"),
+        ("memory.high", "memory.current"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        limit, used = _number(folder / limit_name), _number(folder / used_name)
+        if limit is not None and used is not None and limit < unlimited:
+            unlimited = min(unlimited, limit - max(0, used - _file_cache(folder)))
+    return unlimited
+
+
+def _number(path: Path) -> int | None:
+    """None for ``max`` and where there is no such file."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.read_text(encoding="ascii"))
+    return None
+
+
+def _file_cache(folder: Path) -> int:
+    """Bytes of the group's use that only cache files, which the system drops when it needs room."""
+    found: dict[str, int] = {}
+    with contextlib.suppress(OSError, ValueError):
+        for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(" ")
+            found[name] = int(value)
+    prefix = "total_" if "total_inactive_file" in found else ""  # version 1 counts groups within apart
+    return found.get(prefix + "inactive_file", 0) + found.get(prefix + "active_file", 0)
