@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,12 +22,18 @@ import numpy.typing as npt
 
 from edgeinfer.engines import llama_log
 from edgeinfer.errors import EngineError, FormatError, ModelNotFound, UnsupportedModel, UsageError
+from edgeinfer.text.specials import SpecialFinder, cut_points, none_of
 
 __all__ = ["TokenIds", "Tokenizer", "Vocabulary"]
 
 TokenIds = npt.NDArray[np.int32]
 
-_UNKNOWN, _NORMAL, _CONTROL, _BYTE = 1 << 0, 1 << 2, 1 << 3, 1 << 5  # llama_token_attr in llama.h
+# llama_token_attr in llama.h
+_UNKNOWN, _NORMAL, _CONTROL, _USER_DEFINED, _BYTE = 1 << 0, 1 << 2, 1 << 3, 1 << 4, 1 << 5
+_LSTRIP, _RSTRIP = 1 << 7, 1 << 8
+_PIECE = 512  # characters that llama.cpp gets at once, where the text can be cut
+_LONG = 1 << 15  # characters from which on it pays to look at the whole vocabulary for places to cut
+_SPACE = " \t\n\v\f\r"  # isspace() of the C locale, which llama.cpp strips by
 _MAX_TEXT_BYTES = 1 << 30  # llama.cpp counts in int32
 
 
@@ -66,7 +74,7 @@ class Tokenizer:
         self._n_calls = 0
         vocab = self._vocab = lib.llama_model_get_vocab(model)
         self.n_vocab: int = lib.llama_vocab_n_tokens(vocab)
-        attrs = np.fromiter((lib.llama_vocab_get_attr(vocab, i) for i in range(self.n_vocab)), np.int32, self.n_vocab)
+        attrs = np.fromiter(map(lib.llama_vocab_get_attr, repeat(vocab), range(self.n_vocab)), np.int32)
         self._is_control: npt.NDArray[np.bool_] = (attrs & _CONTROL) != 0
         self._attrs = attrs
         self._pieces: list[bytes | None] = [None] * self.n_vocab
@@ -80,7 +88,10 @@ class Tokenizer:
         # others.
         ends = {*control, lib.llama_vocab_eos(vocab), lib.llama_vocab_eot(vocab)} - {-1}
         self.eog_ids: frozenset[int] = frozenset(i for i in ends if lib.llama_vocab_is_eog(vocab, i))
-        self.control_tokens: Mapping[str, int] = self._control_texts(control)
+        self.control_tokens: Mapping[str, int] = self._texts(control)
+        self._control_finder = SpecialFinder(self.control_tokens)
+        self._cut_points = cut_points(self._user_defined())
+        self._foreign: re.Pattern[str] | None = None
 
     @classmethod
     def from_gguf(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -117,23 +128,20 @@ class Tokenizer:
         so never pass text of another's making. ``add_bos`` puts the BOS token in front, if the vocabulary has one.
         Raises `UsageError` for text that is not Unicode (lone surrogates).
         """
-        data = _utf8(text)
-        ids = np.empty(
-            len(data) + 16, np.int32
-        )  # a token covers at least a byte; SentencePiece may put a space in front
-        with self._use() as vocab:
-            n = self._tokenize(vocab, data, ids, parse_special)
-            if n < 0:
-                ids = np.empty(-n, np.int32)
-                n = self._tokenize(vocab, data, ids, parse_special)
-        if n < 0:
-            raise EngineError(f"llama.cpp cannot tokenize a text of {len(data)} bytes with {self._path.name}")
-        ids = ids[:n] if n * 2 > len(ids) else ids[:n].copy()  # a view would keep the whole buffer
-        if not parse_special and self._is_control[ids].any():
-            ids = self._spell_out(ids)
+        parts = self._marked(text, text) if parse_special else self._plain(text)
         if add_bos and self.bos_id is not None:
-            ids = np.concatenate((np.array([self.bos_id], np.int32), ids))
-        return ids
+            parts.insert(0, np.array([self.bos_id], np.int32))
+        return _join(parts)
+
+    def encode_marked(self, marked: str, text: str) -> TokenIds:
+        """Token ids of ``text``, with control tokens exactly where ``marked`` spells them.
+
+        ``marked`` is ``text``, character by character, with stand-ins for those that must not become part of a control
+        token. Without any stand-in this is ``encode(text, parse_special=True)``, and equal to llama.cpp's own result.
+        """
+        if len(marked) != len(text):
+            raise UsageError(f"the marked text has {len(marked)} characters but the text has {len(text)}")
+        return _join(self._marked(marked, text))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text that the ids stand for; bytes that are no UTF-8 become U+FFFD. Raises `UsageError` for an id out of
@@ -189,9 +197,56 @@ class Tokenizer:
                 self._n_calls -= 1
                 self._idle.notify_all()
 
-    def _tokenize(self, vocab: Any, data: bytes, ids: TokenIds, parse_special: bool) -> int:
-        out = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        return int(self._lib.llama_tokenize(vocab, data, len(data), out, len(ids), False, parse_special))
+    def _marked(self, marked: str, text: str) -> list[TokenIds]:
+        parts: list[TokenIds] = []
+        at, strip = 0, False
+        for start, end, token_id in self._control_finder.find(marked):
+            attr = self._attrs[token_id]
+            parts += self._plain(_stripped(text[at:start], left=strip, right=bool(attr & _LSTRIP)))
+            parts.append(np.array([token_id], np.int32))
+            at, strip = end, bool(attr & _RSTRIP)
+        return parts + self._plain(_stripped(text[at:], left=strip, right=False))
+
+    def _plain(self, text: str) -> list[TokenIds]:
+        """Ids of text in which nothing is a control token, in parts."""
+        parts: list[TokenIds] = []
+        for piece in self._cut(text):
+            data = _utf8(piece)
+            with self._use() as vocab:
+                ids = self._tokenize(vocab, data)
+            if parts and len(ids) and self._attrs[ids[0]] & _NORMAL:
+                ids = ids[
+                    1:
+                ]  # the space that some SentencePiece models put in front of every text: cuts begin otherwise
+            parts.append(self._spell_out(ids) if self._is_control[ids].any() else ids)
+        return parts
+
+    def _cut(self, text: str) -> Iterator[str]:
+        """The text in pieces that can be tokenized apart.
+
+        llama.cpp's search for tokens of type USER_DEFINED is quadratic in how many there are (in Gemma every newline
+        and every run of spaces is one: 400 KB of source code would take seconds), and so is SentencePiece's fallback to
+        bytes.
+        """
+        start = 0
+        points = self._cut_points if len(text) < _LONG else self._long_cut_points()
+        if points is not None and len(text) > _PIECE:
+            for match in points.finditer(text):
+                if match.start() - start >= _PIECE:
+                    yield text[start : match.start()]
+                    start = match.start()
+        if start < len(text):
+            yield text[start:] if start else text
+
+    def _tokenize(self, vocab: Any, data: bytes) -> TokenIds:
+        ids = np.empty(len(data) + 16, np.int32)  # a token covers at least a byte; SentencePiece may add a space
+        for _ in range(2):
+            out = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+            n = self._lib.llama_tokenize(vocab, data, len(data), out, len(ids), False, False)
+            if n >= 0:
+                return ids[:n] if n * 2 > len(ids) else ids[:n].copy()  # a view would keep the whole buffer
+            ids = np.empty(-n, np.int32)
+        raise EngineError(f"llama.cpp cannot tokenize a text of {len(data)} bytes with {self._path.name}")
 
     def _piece(self, vocab: Any, token_id: int, buffer: ctypes.Array[ctypes.c_char]) -> bytes:
         n = self._lib.llama_token_to_piece(vocab, token_id, buffer, len(buffer), 0, False)
@@ -230,7 +285,7 @@ class Tokenizer:
             raise FormatError(f"the vocabulary of {self._path.name} has no token for the byte 0x{byte:02x}")
         return self._byte_ids[byte]
 
-    def _control_texts(self, ids: list[int]) -> dict[str, int]:
+    def _texts(self, ids: list[int]) -> dict[str, int]:
         texts: dict[str, int] = {}
         for i in ids:
             text = self._lib.llama_vocab_get_text(self._vocab, i)
@@ -239,9 +294,38 @@ class Tokenizer:
                     texts.setdefault(text.decode("utf-8"), i)
         return texts
 
+    def _user_defined(self) -> list[str]:
+        ids = np.flatnonzero((self._attrs & _USER_DEFINED != 0) & ~self._is_control)
+        if (self._attrs[ids] & _LSTRIP).any():
+            return []  # such a token takes whitespace from the text before it, which must not be cut off
+        return list(self._texts(ids.tolist()))
+
+    def _long_cut_points(self) -> re.Pattern[str] | None:
+        """`_cut_points`, and for SentencePiece also the characters that no token holds: nothing merges across them."""
+        if self._lib.llama_vocab_type(self._vocab) != self._lib.LLAMA_VOCAB_TYPE_SPM:
+            return self._cut_points
+        if self._foreign is None:
+            pieces = self.all_token_bytes()
+            whole = np.flatnonzero(self._attrs & _BYTE == 0).tolist()
+            texts = b" ".join(pieces[i] for i in whole).decode("utf-8", "ignore")
+            ours = self._user_defined()
+            if ours and self._cut_points is None:
+                return None
+            self._foreign = cut_points(ours, none_of({*texts, "\u2581"}) + f"{{1,{_PIECE}}}")
+        return self._foreign
+
     @staticmethod
     def _optional(token_id: int) -> int | None:
         return None if token_id < 0 else token_id
+
+
+def _join(parts: list[TokenIds]) -> TokenIds:
+    return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+
+def _stripped(text: str, *, left: bool, right: bool) -> str:
+    text = text.lstrip(_SPACE) if left else text
+    return text.rstrip(_SPACE) if right else text
 
 
 def _utf8(text: str) -> bytes:
