@@ -262,7 +262,7 @@ _OPTIONAL_INTS = ("max_tokens", "seed", "logprobs")
 
 
 def _settings_out(settings: Mapping[str, Any]) -> dict[str, Any]:
-    out = {name: value for name, value in settings.items() if value != getattr(_DEFAULTS, name, None)}
+    out = {name: value for name, value in settings.items() if value != getattr(_DEFAULTS, name, "error")}
     if out.get("grammar"):
         out["grammar"] = dataclasses.asdict(out["grammar"])
     return out

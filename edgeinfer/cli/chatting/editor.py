@@ -18,7 +18,7 @@ from prompt_toolkit.output import ColorDepth
 
 from edgeinfer import env, files
 
-__all__ = ["Editor", "message_of"]
+__all__ = ["CommandCompleter", "Editor", "message_of"]
 
 Words = Callable[[], Iterable[str]]
 """What may follow a command: asked for when Tab is pressed."""
@@ -34,7 +34,7 @@ class Editor:
         self._session: PromptSession[str] = PromptSession(
             message=[("bold ansicyan", "> ")],
             history=self._history(history),
-            completer=_Commands(commands),
+            completer=CommandCompleter(commands),
             complete_while_typing=Condition(lambda: self._session.default_buffer.text.startswith("/")),
             multiline=True,
             prompt_continuation=_continuation,
@@ -124,7 +124,7 @@ def _bindings() -> KeyBindings:
     return bindings
 
 
-class _Commands(Completer):
+class CommandCompleter(Completer):
     """Slash commands, and what may follow them."""
 
     def __init__(self, commands: Mapping[str, tuple[str, Words | str | None]]) -> None:
