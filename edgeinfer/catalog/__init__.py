@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +38,13 @@ __all__ = [
     "Progress",
     "Source",
     "Template",
+    "abandon",
     "cards",
+    "check_removable",
     "ensure",
+    "locate",
     "models_dir",
+    "partial_bytes",
     "pull",
     "remove",
     "resolve",
@@ -67,26 +70,33 @@ def resolve(name: str) -> LocalModel:
     `UnsupportedModel` for a folder, `UsageError` for a name that cannot be one, `BackendUnavailable` for ``hf:``
     without its library.
     """
+    found = locate(name)
+    if found.card is not None:
+        n_bytes = found.path.stat().st_size
+        if n_bytes != found.card.bytes:
+            raise FormatError(
+                f"{found.path} is damaged: it has {n_bytes} bytes, not {found.card.bytes}; "
+                f"fetch it again with: edgeinfer models pull {found.card.name}"
+            )
+    return found
+
+
+def locate(name: str) -> LocalModel:
+    """`resolve` without a look at the file's size: where a model lies, damaged or not."""
     if not name or "\0" in name:
         raise UsageError("a model's name must not be empty or hold NUL characters")
-    if not name.startswith("hf:") and _is_path(name):
-        return _at_path(Path(name).expanduser())
     if name.startswith("hf:"):
         reference = hf_source.parse_reference(name)
         path = hf_source.cached(reference)
         if path is None:
             raise ModelNotFound(f"{name} is not on this machine; get it with: edgeinfer models pull {name}")
         return LocalModel(reference.name, path)
+    if _is_path(name):
+        return _at_path(Path(name).expanduser())
     card = _card(name)
     path = models_dir() / card.file
     if not path.is_file():
         raise ModelNotFound(f"{name} is not on this machine; get it with: edgeinfer models pull {name}")
-    n_bytes = path.stat().st_size
-    if n_bytes != card.bytes:
-        raise FormatError(
-            f"{path} is damaged: it has {n_bytes} bytes, not {card.bytes}; "
-            f"fetch it again with: edgeinfer models pull {name}"
-        )
     return LocalModel(name, path, card)
 
 
@@ -169,25 +179,41 @@ def verify(model: LocalModel, *, progress: Progress | None = None) -> str:
     return got
 
 
-def remove(model: LocalModel) -> int:
-    """Delete a pulled model; returns the bytes it had. Raises `UsageError` for anything outside the models folder."""
+def check_removable(model: LocalModel) -> None:
+    """Raise `UsageError` for anything outside the models folder."""
     folder = models_dir().resolve()
     if model.path.parent.resolve() != folder:
         where = "Hugging Face's cache" if model.name.startswith("hf:") else str(model.path.parent)
         raise UsageError(
             f"{model.path.name} lies in {where}, not in the models folder {folder}; delete it there yourself"
         )
+
+
+def remove(model: LocalModel) -> int:
+    """Delete a pulled model; returns the bytes it had. Raises `UsageError` for anything outside the models folder."""
+    check_removable(model)
     n_bytes = model.path.stat().st_size
-    if model.card is None:
-        model.path.unlink()
-    else:
-        with lock(Staging.lock_file(model.card), _nobody):
-            model.path.unlink(missing_ok=True)
-            Staging(model.card, source="").discard()
+    model.path.unlink()
+    if model.card is not None:
+        abandon(model.card)
     return n_bytes
 
 
-_nobody: Callable[[], None] = lambda: None  # noqa: E731
+def partial_bytes(card: Card) -> int:
+    """Bytes of an interrupted pull that wait to be resumed."""
+    return Staging(card, source="").on_disk_bytes
+
+
+def abandon(card: Card) -> int:
+    """Delete what an interrupted pull left; returns the bytes it had."""
+    with lock(Staging.lock_file(card), _nobody):
+        n_bytes = partial_bytes(card)
+        Staging(card, source="").discard()
+    return n_bytes
+
+
+def _nobody() -> None:
+    """Deleting waits for a pull without a word: it can only be moments."""
 
 
 def _card(name: str) -> Card:

@@ -144,6 +144,14 @@ class Staging:
     def done_bytes(self) -> int:
         return sum(self._sizes)
 
+    @property
+    def on_disk_bytes(self) -> int:
+        """What an earlier pull left, whole or not."""
+        try:
+            return self._partial.stat().st_size
+        except OSError:
+            return 0
+
     def resume(self) -> None:
         """Take up what an earlier pull left, as far as it is known to be whole; drop the rest."""
         files.private_dir(self.folder)
