@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeinfer import __version__, device, env, kernels
-from edgeinfer.errors import EdgeInferError
+from edgeinfer.errors import EdgeInferError, ModelNotFound
 
 __all__ = ["examine"]
 
@@ -28,6 +28,7 @@ Facts = dict[str, Any]
 _BUILT_FOR = {"avx2": "AVX2", "avx512vnni": "AVX512_VNNI", "neon_dotprod": "DOTPROD", "neon_i8mm": "MATMUL_INT8"}
 _LLAMA_AGAIN = "pip install --force-reinstall --no-deps --no-cache-dir"
 _EXTRAS = {"hf": "models named hf:owner/repo"}  # extras whose absence a user may run into
+_LITTLE_MEMORY = 512 << 20
 _LITTLE_DISK = 2 << 30
 
 
@@ -96,16 +97,16 @@ def _cpu(missing: list[Facts]) -> Facts:
 
 
 def _memory(missing: list[Facts]) -> Facts:
+    """``available_bytes`` is what this process may have in all, the limits of containers included."""
+    import psutil
+
     from edgeinfer import memory
 
-    now = memory.now()
-    if now.available_bytes < 512 << 20:
-        _lack(
-            missing,
-            f"free memory: {now.available_bytes / 2**20:.0f} MiB",
-            "close other programs, or take a smaller model",
-        )
-    return {"total_bytes": now.total_bytes, "available_bytes": now.available_bytes, "limit_bytes": now.limit_bytes}
+    available = memory.available()
+    if available < _LITTLE_MEMORY:
+        how = "close other programs, or take a smaller model"
+        _lack(missing, f"memory: only {available / 2**20:.0f} MiB may be used", how)
+    return {"total_bytes": int(psutil.virtual_memory().total), "available_bytes": available}
 
 
 def _power() -> Facts | None:
@@ -260,16 +261,25 @@ def _libraries(missing: list[Facts]) -> list[Facts]:
 
 
 def _models(missing: list[Facts]) -> list[Facts]:
+    """Models of the catalogue that are here, and other GGUF files beside them."""
     from edgeinfer import catalog
 
-    try:
-        catalog.resolve(catalog.DEFAULT_MODEL)
-    except EdgeInferError:
-        _lack(missing, f"the default model {catalog.DEFAULT_MODEL}", f"edgeinfer models pull {catalog.DEFAULT_MODEL}")
-    found = []
-    for path in sorted(env.models_dir().rglob("*.gguf")):
-        with contextlib.suppress(OSError):
-            found.append({"path": str(path), "bytes": path.stat().st_size})
+    found: list[Facts] = []
+    for name in catalog.cards():
+        try:
+            path = catalog.resolve(name).path
+        except ModelNotFound:
+            if name == catalog.DEFAULT_MODEL:
+                _lack(missing, f"the default model {name}", f"edgeinfer models pull {name}")
+            continue
+        except EdgeInferError as error:
+            _lack(missing, f"a sound {name} ({error})", f"edgeinfer models pull {name}")
+            continue
+        found.append({"name": name, "path": str(path), "bytes": path.stat().st_size})
+    known = {entry["path"] for entry in found}
+    for path in sorted(env.models_dir().glob("*.gguf")):
+        if str(path) not in known and path.is_file():
+            found.append({"name": None, "path": str(path), "bytes": path.stat().st_size})
     return found
 
 

@@ -45,7 +45,7 @@ def sections(facts: dict[str, Any]) -> dict[str, Rows]:
         "machine": _machine(facts),
         "engines": _engines(facts),
         "libraries": [_library(entry) for entry in facts["libraries"]],
-        "models": [(_size(entry["bytes"]), entry["path"]) for entry in facts["models"]],
+        "models": [_model(entry) for entry in facts["models"]],
         "folders and settings": _settings(facts),
         "missing": [(entry["what"], entry["how"]) for entry in facts["missing"]],
     }
@@ -65,8 +65,7 @@ def _machine(facts: dict[str, Any]) -> Rows:
         rows.append(("memory bandwidth", f"{cpu['read_bytes_per_s'] / 1e9:.1f} GB/s with {n_measured}"))
     if cpu["int8_ops_per_s"]:
         rows.append(("int8 peak", f"{cpu['int8_ops_per_s'] / 1e9:.0f} GOPS with {n_measured}"))
-    limit = f", limited to {_size(memory['limit_bytes'])}" if memory["limit_bytes"] else ""
-    rows.append(("memory", f"{_size(memory['available_bytes'])} available of {_size(memory['total_bytes'])}{limit}"))
+    rows.append(("memory", f"{_size(memory['available_bytes'])} available of {_size(memory['total_bytes'])}"))
     rows.append(("threads", f"{facts['threads']['default']} unless measured or told otherwise"))
     for entry in facts["threads"]["tuned"]:
         counts = f"{entry['n_threads_batch']} for prefill, {entry['n_threads']} for decode"
@@ -105,6 +104,10 @@ def _library(entry: dict[str, Any]) -> tuple[str, str]:
     extra = f", for edgeinfer[{entry['extra']}]" if entry["extra"] else ""
     verdict = "" if entry["ok"] else "  <- does not fit"
     return entry["name"], f"{entry['found'] or 'not installed'} (wanted {entry['wanted'] or 'any'}{extra}){verdict}"
+
+
+def _model(entry: dict[str, Any]) -> tuple[str, str]:
+    return entry["name"] or "not in the catalogue", f"{entry['path']} ({_size(entry['bytes'])})"
 
 
 def _settings(facts: dict[str, Any]) -> Rows:
