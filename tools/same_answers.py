@@ -65,10 +65,7 @@ def main() -> int:
             gaps.append(gap(one, index))
             print(f"{row['id']}: token {index} of {len(one.token_ids)} differs, gap of the two best {gaps[-1]:.3f}")
     over = [g for g in gaps if not g < args.bound]
-    print(
-        f"{len(rows) - len(gaps)} of {len(rows)} identical; {len(over)} first differences with a gap of {args.bound}
-        or more"
-    )
+    print(f"{len(rows) - len(gaps)} of {len(rows)} identical, {len(over)} first differences of {args.bound} or more")
     return 1 if over else 0
 
 

@@ -55,12 +55,12 @@ def _run(model: str | None, threads: int | None, n_past: int, max_tokens: int) -
     import psutil
 
     from edgeinfer import bench, catalog, gguf, memory
-    from edgeinfer.cli.progress import pull_progress
+    from edgeinfer.cli.pulling import download_progress
     from edgeinfer.engines import open_engine
     from edgeinfer.opening import completed
 
     started = psutil.Process().create_time()
-    with pull_progress() as progress:
+    with download_progress() as progress:
         local = catalog.ensure(model or catalog.DEFAULT_MODEL, progress=progress)
     file = gguf.read(local.path)
     info = gguf.model_info(file, name=local.name)

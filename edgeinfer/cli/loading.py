@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer.errors import ModelNotFound
+
 if TYPE_CHECKING:
     from edgeinfer.llm import LLM
 
@@ -30,12 +32,19 @@ def open_llm(model: str | None, arguments: Mapping[str, Any], *, spinner: bool =
 
 
 def fetch(name: str) -> None:
-    """Pull a model unless it is here. Raises as `catalog.ensure`."""
-    from edgeinfer import catalog
-    from edgeinfer.cli import progress
+    """Pull a model unless it is here, saying how big it is. Raises as `catalog.ensure`."""
+    from edgeinfer import catalog, env
+    from edgeinfer.cli.pulling import download_progress, size
 
-    with progress.pull_progress() as pulling:
-        catalog.ensure(name, progress=pulling)
+    try:
+        catalog.resolve(name)
+        return
+    except ModelNotFound:
+        card = catalog.cards().get(name)
+    if card is not None and not env.offline():
+        notice(f"fetching {name} once: {size(card.bytes)}, licence {card.licence}")
+    with download_progress(name) as progress:
+        catalog.ensure(name, progress=progress)
 
 
 def notice(text: str) -> None:

@@ -12,9 +12,7 @@ from edgeinfer import env
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgeinfer.catalog import Progress
-
-__all__ = ["pull_progress", "status", "stderr", "stdout"]
+__all__ = ["status", "stderr", "stdout"]
 
 
 def stdout() -> Console:
@@ -39,12 +37,3 @@ def status(what: str) -> Iterator[Callable[[str], None]]:
         return
     with stderr().status(f"{what} …") as spinner:
         yield lambda detail: spinner.update(f"{what}: {detail} …")
-
-
-@contextlib.contextmanager
-def pull_progress() -> Iterator[Progress]:
-    """How `catalog.ensure` tells of a download that it had to make."""
-    from edgeinfer.cli.models import download_progress
-
-    with download_progress() as progress:
-        yield progress

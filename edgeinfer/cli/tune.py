@@ -45,10 +45,10 @@ def _measure(model: str | None, max_threads: int | None) -> dict[str, Any]:
     import dataclasses
 
     from edgeinfer import catalog, device, gguf, memory, tune
-    from edgeinfer.cli.progress import pull_progress
+    from edgeinfer.cli.pulling import download_progress
     from edgeinfer.engines import EngineConfig, open_engine
 
-    with pull_progress() as progress:
+    with download_progress() as progress:
         local = catalog.ensure(model or catalog.DEFAULT_MODEL, progress=progress)
     file = gguf.read(local.path)
     info = gguf.model_info(file, name=local.name)
