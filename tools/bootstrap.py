@@ -335,11 +335,12 @@ def chat(arguments: Sequence[str]) -> NoReturn:
 
 def test() -> int:
     """Every check, whichever fail; 1 when any did."""
-    python = str(venv_program("python"))
+    python = venv_program("python")
+    path = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])  # for what tests start by name
     failed = []
     for check in ("ruff check", "ruff format --check", "mypy", "pytest"):
         print(f"== {check}", flush=True)
-        if follow([python, "-m", *check.split()], cwd=ROOT, env=clean_env()) != 0:
+        if follow([str(python), "-m", *check.split()], cwd=ROOT, env={**clean_env(), "PATH": path}) != 0:
             failed.append(check)
     if failed:
         say(f"failed: {', '.join(failed)}")
