@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -44,7 +45,7 @@ CMAKE_ARGS = (
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_SERVER=OFF",
-    f"'-DCMAKE_PROJECT_llama.cpp_INCLUDE={(ROOT / 'tools' / 'llama_lean.cmake').as_posix()}'",
+    shlex.quote(f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={(ROOT / 'tools' / 'llama_lean.cmake').as_posix()}"),
 )
 BYTES_A_COMPILER = 800 << 20  # the largest translation units of llama.cpp, at -O3
 
