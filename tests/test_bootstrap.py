@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import bootstrap
 import pytest
+import running
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
-sys.path.insert(0, str(TOOLS))
-import bootstrap  # noqa: E402
-import running  # noqa: E402
 
 posix = pytest.mark.skipif(os.name == "nt", reason="process groups and make")
 
