@@ -258,7 +258,7 @@ def _check_tensors(file: GGUFFile, sizes: Dimensions) -> None:
         raise FormatError(f"{file.path} has no tensors: it holds a vocabulary only, or is damaged")
     for tensor in file.tensors.values():
         what = f"{tensor.path}: tensor {shown(tensor.name)}"
-        layer = re.match(r"blk\.(\d{1,9})\.", tensor.name)
+        layer = re.match(r"blk\.([0-9]+)\.", tensor.name)
         if layer and int(layer[1]) >= sizes.n_layers:
             raise FormatError(f"{what} belongs to a layer that the {sizes.n_layers} layers claimed do not have")
         if tensor.type.name not in COMPUTABLE:
