@@ -160,7 +160,8 @@ def _stats(chat: Chat, _: str) -> None:
 
 def _save(chat: Chat, name: str) -> None:
     chat.conversation.save(name or None)
-    chat.screen.note(f"saved as {chat.conversation.session.name}; edgeinfer chat --session brings it back")
+    saved = chat.conversation.session.name
+    chat.screen.note(f"saved as {saved}; edgeinfer chat --session {saved} goes on with it")
 
 
 def _load(chat: Chat, name: str) -> None:
@@ -218,7 +219,7 @@ def _session_names() -> list[str]:
 def _model_names() -> list[str]:
     from edgeinfer import catalog
 
-    return list(catalog.names())
+    return list(catalog.cards())
 
 
 def _setting_words() -> list[str]:

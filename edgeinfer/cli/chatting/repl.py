@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer import env, sessions
@@ -132,7 +132,7 @@ class Repl:
             f"reused {stats.n_reused}",
             f"context {n_used}/{self.llm.n_ctx}",
         ]
-        self.screen.note(" · ".join(part.replace(" ", "\xa0") for part in parts))
+        self.screen.note(_filled(parts, self.screen.width))
 
     # ---- the model
 
@@ -202,3 +202,15 @@ class Repl:
         if self.conversation.spoken and not self._save_failed:
             name = self.conversation.session.name
             self.screen.note(f"saved as {name}; edgeinfer chat --continue goes on with it")
+
+
+def _filled(parts: Sequence[str], width: int) -> str:
+    """The parts with dots between them, in as few lines as they take."""
+    lines = [""]
+    for part in parts:
+        longer = f"{lines[-1]} · {part}" if lines[-1] else part
+        if len(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    return "\n".join(lines)
