@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from edgeinfer.text.tokenizer import TokenIds
+from edgeinfer.text.specials import ControlTokens, TokenIds
 
 __all__ = ["ByteTokenizer"]
 
@@ -16,19 +16,18 @@ class ByteTokenizer:
     second ends an answer."""
 
     def __init__(self, control: tuple[str, ...] = ("<s>", "</s>", "<|turn|>"), *, adds_bos: bool = False) -> None:
-        self.control_tokens = {text: 256 + i for i, text in enumerate(control)}
+        self.control_tokens = ControlTokens({text: 256 + i for i, text in enumerate(control)})
         self.n_vocab = 256 + len(control)
         self.bos_id, self.eos_id = 256, 257
         self.eog_ids = frozenset([self.eos_id])
         self.adds_bos = adds_bos
 
     def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> TokenIds:
-        ids = [self.bos_id] if add_bos else []
-        while text:
-            special = next((s for s in self.control_tokens if parse_special and text.startswith(s)), None)
-            ids += [self.control_tokens[special]] if special else text[0].encode()
-            text = text[len(special or text[0]) :]
-        return np.array(ids, np.int32)
+        ids = self.control_tokens.encode(text, text, self._plain) if parse_special else self._plain(text)
+        return np.concatenate((np.array([self.bos_id] if add_bos else [], np.int32), ids))
+
+    def _plain(self, text: str) -> TokenIds:
+        return np.array(list(text.encode()), np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
         return b"".join(self.token_bytes(int(i)) for i in ids).decode("utf-8", "replace")

@@ -3,28 +3,60 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
-__all__ = ["SpecialFinder", "cut_points", "none_of"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["ControlTokens", "TokenIds", "cut_points", "none_of"]
+
+TokenIds = npt.NDArray[np.int32]
 
 
-class SpecialFinder:
-    """Finds token texts, leftmost first and the longest at each place, in time linear in the text.
+_SPACE = " \t\n\v\f\r"  # isspace() of the C locale, which llama.cpp strips by
 
-    A plain alternation of thousands of literals (Gemma has 6,250 control tokens) would try each of them at every ``<``.
+
+class ControlTokens(dict[str, int]):
+    """A vocabulary's control tokens: text to id, and how to find them in a text, in time linear in the text.
+
+    ``strip_before`` and ``strip_after`` are the ids that take the white space beside them away (those of Phi-3 do).
+    Do not change it once made.
     """
 
-    def __init__(self, tokens: Mapping[str, int]) -> None:
-        self._tokens = tokens
+    def __init__(
+        self, tokens: Mapping[str, int], strip_before: Collection[int] = (), strip_after: Collection[int] = ()
+    ) -> None:
+        super().__init__((text, token_id) for text, token_id in tokens.items() if text)
+        self._strip_before, self._strip_after = frozenset(strip_before), frozenset(strip_after)
+        # A plain alternation of thousands of literals (Gemma has 6,250) would try each of them at every "<".
         lengths: dict[str, set[int]] = {}
-        for text in tokens:
+        for text in self:
             lengths.setdefault(text[:2], set()).add(len(text))
         self._lengths = {prefix: sorted(known, reverse=True) for prefix, known in lengths.items()}
-        firsts = "".join(sorted({re.escape(text[0]) for text in tokens}))
+        firsts = "".join(sorted({re.escape(text[0]) for text in self}))
         self._candidate = re.compile(f"[{firsts}]" if firsts else r"(?!)")
 
+    def encode(self, marked: str, text: str, encode: Callable[[str], TokenIds]) -> TokenIds:
+        """Ids of ``text`` with control tokens exactly where ``marked`` spells them; ``encode`` is for all that is
+        between.
+
+        ``marked`` is ``text``, character by character, with stand-ins for those that must not become part of a control
+        token. Without any stand-in the result is llama.cpp's own with ``parse_special``.
+        """
+        parts: list[TokenIds] = []
+        at, strip = 0, False
+        for start, end, token_id in self.find(marked):
+            between = _stripped(text[at:start], left=strip, right=token_id in self._strip_before)
+            parts += [encode(between)] if between else []
+            parts.append(np.array([token_id], np.int32))
+            at, strip = end, token_id in self._strip_after
+        between = _stripped(text[at:], left=strip, right=False)
+        parts += [encode(between)] if between else []
+        return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
     def find(self, text: str) -> Iterator[tuple[int, int, int]]:
-        """Each match as ``(start, end, token_id)``, in order, none overlapping another."""
+        """Each control token as ``(start, end, token_id)``: leftmost first, the longest at each place, none
+        overlapping."""
         at = 0
         while match := self._candidate.search(text, at):
             start = match.start()
@@ -38,10 +70,15 @@ class SpecialFinder:
 
     def _longest(self, text: str, start: int, lengths: Collection[int]) -> tuple[int, int] | None:
         for length in lengths:
-            token_id = self._tokens.get(text[start : start + length])
+            token_id = self.get(text[start : start + length])
             if token_id is not None:
                 return start + length, token_id
         return None
+
+
+def _stripped(text: str, *, left: bool, right: bool) -> str:
+    text = text.lstrip(_SPACE) if left else text
+    return text.rstrip(_SPACE) if right else text
 
 
 def cut_points(texts: Collection[str], other: str = "") -> re.Pattern[str] | None:

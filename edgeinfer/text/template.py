@@ -14,12 +14,13 @@ import numpy as np
 
 from edgeinfer.errors import TemplateError, UsageError
 from edgeinfer.text.marked import Marks, text_of
+from edgeinfer.text.specials import ControlTokens
 from edgeinfer.text.tokenizer import TokenIds, Vocabulary
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from edgeinfer.text.sandbox import Sandbox
+    from edgeinfer.text.sandbox import TemplateEnvironment
 
 __all__ = ["ChatTemplate"]
 
@@ -34,14 +35,12 @@ _ROLES = frozenset(
 """Roles that stay unmarked, because some templates build control tokens from them: ``'<|' + message.role + '|>'``."""
 
 
-class MarkingTokenizer(Vocabulary, Protocol):
+class Encoder(Vocabulary, Protocol):
     """What `ChatTemplate.encode` asks of a tokenizer."""
 
     @property
     def adds_bos(self) -> bool: ...
-    def encode_marked(self, marked: str, text: str) -> TokenIds:
-        """See `edgeinfer.text.Tokenizer.encode_marked`."""
-        ...
+    def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> TokenIds: ...
 
 
 class ChatTemplate:
@@ -64,8 +63,11 @@ class ChatTemplate:
         from edgeinfer.text import filters, sandbox
 
         self._special = {"bos_token": bos_text, "eos_token": eos_text}
-        self._sandbox: Sandbox = sandbox.Sandbox(filters.FILTERS, filters.TESTS, filters.FUNCTIONS)
-        self._marks: tuple[Mapping[str, int], Marks] = ({}, Marks())
+        self._sandbox: TemplateEnvironment = sandbox.TemplateEnvironment(
+            filters.FILTERS, filters.TESTS, filters.FUNCTIONS
+        )
+        nothing = ControlTokens({})
+        self._known: tuple[Mapping[str, int], ControlTokens, Marks] = (nothing, nothing, Marks())
         try:
             self._template: Template = self._sandbox.compile_source(source)
         except Exception as error:
@@ -85,7 +87,7 @@ class ChatTemplate:
     def encode(
         self,
         messages: Sequence[Mapping[str, Any]],
-        tokenizer: MarkingTokenizer,
+        tokenizer: Encoder,
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Any] | None = None,
@@ -97,17 +99,19 @@ class ChatTemplate:
         marked like those of messages. Raises `TemplateError` when the template fails, refuses the messages or exceeds
         its limits, `UsageError` for messages that are not JSON values or not valid Unicode.
         """
-        marks = self._marks_for(tokenizer)
+        control, marks = self._marks_for(tokenizer)
         out = self._rendered(marks, messages, add_generation_prompt, tools, extra)
-        ids = tokenizer.encode_marked(str.__str__(out), marks.clean(text_of(out)))
+        ids = control.encode(str.__str__(out), marks.clean(text_of(out)), tokenizer.encode)
         return _with_one_bos(ids, tokenizer)
 
-    def _marks_for(self, vocabulary: Vocabulary) -> Marks:
-        tokens, marks = self._marks
-        if tokens is not vocabulary.control_tokens:
-            marks = Marks(vocabulary.control_tokens.keys())
-            self._marks = (vocabulary.control_tokens, marks)
-        return marks
+    def _marks_for(self, vocabulary: Vocabulary) -> tuple[ControlTokens, Marks]:
+        tokens = vocabulary.control_tokens
+        known, control, marks = self._known
+        if known is not tokens:
+            control = tokens if isinstance(tokens, ControlTokens) else ControlTokens(tokens)
+            marks = Marks(control)
+            self._known = (tokens, control, marks)
+        return control, marks
 
     def _rendered(
         self, marks: Marks, messages: Any, add_generation_prompt: bool, tools: Any, extra: Mapping[str, Any] | None
@@ -183,7 +187,7 @@ class _Intake:
         return self._marks.mark(text)
 
 
-def _with_one_bos(ids: TokenIds, tokenizer: MarkingTokenizer) -> TokenIds:
+def _with_one_bos(ids: TokenIds, tokenizer: Encoder) -> TokenIds:
     bos = tokenizer.bos_id
     if bos is None or not tokenizer.adds_bos:
         return ids

@@ -22,18 +22,15 @@ import numpy.typing as npt
 
 from edgeinfer.engines import llama_log
 from edgeinfer.errors import EngineError, FormatError, ModelNotFound, UnsupportedModel, UsageError
-from edgeinfer.text.specials import SpecialFinder, cut_points, none_of
+from edgeinfer.text.specials import ControlTokens, TokenIds, cut_points, none_of
 
 __all__ = ["TokenIds", "Tokenizer", "Vocabulary"]
-
-TokenIds = npt.NDArray[np.int32]
 
 # llama_token_attr in llama.h
 _UNKNOWN, _NORMAL, _CONTROL, _USER_DEFINED, _BYTE = 1 << 0, 1 << 2, 1 << 3, 1 << 4, 1 << 5
 _LSTRIP, _RSTRIP = 1 << 7, 1 << 8
 _PIECE = 512  # characters that llama.cpp gets at once, where the text can be cut
 _LONG = 1 << 15  # characters from which on it pays to look at the whole vocabulary for places to cut
-_SPACE = " \t\n\v\f\r"  # isspace() of the C locale, which llama.cpp strips by
 _MAX_TEXT_BYTES = 1 << 30  # llama.cpp counts in int32
 
 
@@ -88,8 +85,8 @@ class Tokenizer:
         # others.
         ends = {*control, lib.llama_vocab_eos(vocab), lib.llama_vocab_eot(vocab)} - {-1}
         self.eog_ids: frozenset[int] = frozenset(i for i in ends if lib.llama_vocab_is_eog(vocab, i))
-        self.control_tokens: Mapping[str, int] = self._texts(control)
-        self._control_finder = SpecialFinder(self.control_tokens)
+        before, after = (np.flatnonzero(attrs & strip).tolist() for strip in (_LSTRIP, _RSTRIP))
+        self.control_tokens = ControlTokens(self._texts(control), before, after)
         self._cut_points = cut_points(self._user_defined())
         self._foreign: re.Pattern[str] | None = None
 
@@ -128,20 +125,8 @@ class Tokenizer:
         so never pass text of another's making. ``add_bos`` puts the BOS token in front, if the vocabulary has one.
         Raises `UsageError` for text that is not Unicode (lone surrogates).
         """
-        parts = self._marked(text, text) if parse_special else self._plain(text)
-        if add_bos and self.bos_id is not None:
-            parts.insert(0, np.array([self.bos_id], np.int32))
-        return _join(parts)
-
-    def encode_marked(self, marked: str, text: str) -> TokenIds:
-        """Token ids of ``text``, with control tokens exactly where ``marked`` spells them.
-
-        ``marked`` is ``text``, character by character, with stand-ins for those that must not become part of a control
-        token. Without any stand-in this is ``encode(text, parse_special=True)``, and equal to llama.cpp's own result.
-        """
-        if len(marked) != len(text):
-            raise UsageError(f"the marked text has {len(marked)} characters but the text has {len(text)}")
-        return _join(self._marked(marked, text))
+        ids = self.control_tokens.encode(text, text, self._plain) if parse_special else self._plain(text)
+        return ids if not add_bos or self.bos_id is None else np.concatenate((np.array([self.bos_id], np.int32), ids))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text that the ids stand for; bytes that are no UTF-8 become U+FFFD. Raises `UsageError` for an id out of
@@ -197,18 +182,8 @@ class Tokenizer:
                 self._n_calls -= 1
                 self._idle.notify_all()
 
-    def _marked(self, marked: str, text: str) -> list[TokenIds]:
-        parts: list[TokenIds] = []
-        at, strip = 0, False
-        for start, end, token_id in self._control_finder.find(marked):
-            attr = self._attrs[token_id]
-            parts += self._plain(_stripped(text[at:start], left=strip, right=bool(attr & _LSTRIP)))
-            parts.append(np.array([token_id], np.int32))
-            at, strip = end, bool(attr & _RSTRIP)
-        return parts + self._plain(_stripped(text[at:], left=strip, right=False))
-
-    def _plain(self, text: str) -> list[TokenIds]:
-        """Ids of text in which nothing is a control token, in parts."""
+    def _plain(self, text: str) -> TokenIds:
+        """Ids of text in which nothing is a control token."""
         parts: list[TokenIds] = []
         for piece in self._cut(text):
             data = _utf8(piece)
@@ -219,7 +194,7 @@ class Tokenizer:
                     1:
                 ]  # the space that some SentencePiece models put in front of every text: cuts begin otherwise
             parts.append(self._spell_out(ids) if self._is_control[ids].any() else ids)
-        return parts
+        return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
     def _cut(self, text: str) -> Iterator[str]:
         """The text in pieces that can be tokenized apart.
@@ -317,15 +292,6 @@ class Tokenizer:
     @staticmethod
     def _optional(token_id: int) -> int | None:
         return None if token_id < 0 else token_id
-
-
-def _join(parts: list[TokenIds]) -> TokenIds:
-    return np.concatenate(parts) if parts else np.empty(0, np.int32)
-
-
-def _stripped(text: str, *, left: bool, right: bool) -> str:
-    text = text.lstrip(_SPACE) if left else text
-    return text.rstrip(_SPACE) if right else text
 
 
 def _utf8(text: str) -> bytes:
