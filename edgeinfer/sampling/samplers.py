@@ -114,7 +114,7 @@ def weigh(logits: Floats, temperature: float = 1.0) -> Weights:
     if weights.size <= _SMALL:
         weights = weights.astype(np.float64)
     if temperature != 1.0:
-        # Bounded so that a row of -inf or of 0 divides without a NaN; beyond them every answer is one-hot or flat anyway.
+        # Bounded so that a row of -inf or of 0 divides without a NaN; beyond them a row is one-hot or flat anyway.
         with np.errstate(over="ignore"):
             weights /= min(max(temperature, 1e-30), 1e30)
     return np.exp(weights, out=weights)
