@@ -19,7 +19,7 @@ from jinja2.utils import Namespace, _PassArg, pass_context
 
 from edgeinfer.text.marked import Marked, text_of
 from edgeinfer.text.methods import Tools
-from edgeinfer.text.sandbox import TemplateEnvironment, contains
+from edgeinfer.text.sandbox import Sandbox, contains
 
 __all__ = ["FILTERS", "FUNCTIONS", "TESTS", "Refused"]
 
@@ -54,7 +54,7 @@ def _metered(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _tools(context: Context) -> Tools:
-    return cast(TemplateEnvironment, context.environment).tools
+    return cast(Sandbox, context.environment).tools
 
 
 def _method(name: str) -> Callable[..., Any]:

@@ -26,7 +26,7 @@ from edgeinfer.text.budget import Budget
 from edgeinfer.text.marked import Marks, text_of
 from edgeinfer.text.methods import METHODS, Tools, is_written
 
-__all__ = ["TemplateEnvironment", "contains"]
+__all__ = ["Sandbox", "contains"]
 
 _SYNTAX: tuple[type[nodes.Node], ...] = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.For, nodes.If, nodes.Macro, nodes.CallBlock),
@@ -44,7 +44,7 @@ _VALUES: Mapping[type, frozenset[str]] = {
 }
 
 
-class TemplateEnvironment(ImmutableSandboxedEnvironment):
+class Sandbox(ImmutableSandboxedEnvironment):
     """The environment of one template. Any number of threads may render at once, each one rendering at a time."""
 
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
@@ -160,7 +160,7 @@ class _Method:
 
     __slots__ = ("_name", "_sandbox", "_target")
 
-    def __init__(self, sandbox: TemplateEnvironment, target: Any, name: str) -> None:
+    def __init__(self, sandbox: Sandbox, target: Any, name: str) -> None:
         self._sandbox, self._target, self._name = sandbox, target, name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -239,7 +239,7 @@ def _filtered(node: Any, name: str, *args: nodes.Expr) -> nodes.Filter:
 
 
 def _tools(context: Context) -> Tools:
-    return cast(TemplateEnvironment, context.environment).tools
+    return cast(Sandbox, context.environment).tools
 
 
 @pass_context

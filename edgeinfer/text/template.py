@@ -20,7 +20,7 @@ from edgeinfer.text.tokenizer import TokenIds, Vocabulary
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from edgeinfer.text.sandbox import TemplateEnvironment
+    from edgeinfer.text.sandbox import Sandbox
 
 __all__ = ["ChatTemplate"]
 
@@ -63,9 +63,7 @@ class ChatTemplate:
         from edgeinfer.text import filters, sandbox
 
         self._special = {"bos_token": bos_text, "eos_token": eos_text}
-        self._sandbox: TemplateEnvironment = sandbox.TemplateEnvironment(
-            filters.FILTERS, filters.TESTS, filters.FUNCTIONS
-        )
+        self._sandbox: Sandbox = sandbox.Sandbox(filters.FILTERS, filters.TESTS, filters.FUNCTIONS)
         nothing = ControlTokens({})
         self._known: tuple[Mapping[str, int], ControlTokens, Marks] = (nothing, nothing, Marks())
         try:
