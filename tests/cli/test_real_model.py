@@ -32,6 +32,7 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
 @pytest.fixture(autouse=True)
 def _no_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
+    monkeypatch.setenv("EDGEINFER_THREADS", "1")  # several wait for each other where other tests keep the cores busy
 
 
 def test_an_answer(smollm2: Path) -> None:

@@ -38,8 +38,8 @@ class Repl:
         self.leaving = False
         self._arguments = arguments
         self._save_failed = False
+        self._unsaved = False
         self._ended = 0.0
-        self._interrupted = False
         table = {f"/{name}": (command.help, command.follows) for name, command in commands.COMMANDS.items()}
         self._editor = Editor(table, env.data_dir() / "history")
 
@@ -47,6 +47,14 @@ class Repl:
         """Chat until the user leaves. Raises KeyboardInterrupt when an answer was interrupted twice."""
         sessions.sweep()
         self._welcome()
+        try:
+            self._loop()
+        finally:
+            if self._unsaved:  # an interrupt came in the middle of saving
+                self._autosave(self.conversation)
+        self._farewell()
+
+    def _loop(self) -> None:
         while not self.leaving:
             try:
                 text = self._editor.read()
@@ -61,7 +69,6 @@ class Repl:
                 continue
             if text.strip():
                 self._take(text)
-        self._farewell()
 
     def _meant_to_leave(self) -> bool:
         """A Ctrl-C that comes just after an answer ended by itself was meant to stop it."""
@@ -70,6 +77,7 @@ class Repl:
         return not late
 
     def _take(self, text: str) -> None:
+        self._ended = 0.0
         try:
             if not commands.run(self, text):
                 self._send(text)
@@ -102,14 +110,16 @@ class Repl:
         with stream:
             for line in stream.notices:
                 self.screen.note(line)
+            before = self.conversation.session
             try:
                 answer = self.screen.draw(stream)
+                kept = self.conversation.answered(text, answer)
             except BaseException:
                 # Twice interrupted, terminated or failed: what was said so far is still the user's.
-                self.conversation.take(text, Turn("assistant", stream.text, "cancelled"))
+                if self.conversation.session is before:
+                    self.conversation.take(text, Turn("assistant", stream.text, "cancelled"))
                 raise
         self.last = answer
-        kept = self.conversation.answered(text, answer)
         self._after(answer, kept)
         return kept
 
@@ -189,6 +199,7 @@ class Repl:
     def _autosave(self, conversation: Conversation) -> None:
         if not conversation.spoken and not sessions.exists(conversation.session.name):
             return
+        self._unsaved = True
         try:
             conversation.save()
         except OSError as error:
@@ -196,7 +207,7 @@ class Repl:
                 self.screen.error(f"the conversation is not being saved: {error.strerror} ({error.filename})")
             self._save_failed = True
         else:
-            self._save_failed = False
+            self._unsaved = self._save_failed = False
 
     def _farewell(self) -> None:
         if self.conversation.spoken and not self._save_failed:
