@@ -35,9 +35,10 @@ def to_lark(source: str) -> str:
 def where(source: str, message: str) -> str:
     """Where in the schema a word that llguidance's message quotes first stands, as ``" at #/a/b"``, or nothing."""
     words = re.findall(r"""["'`]([^"'`]+)["'`]""", message) + re.findall(r": ([^\s:]+)$", message)
+    nodes = [(path, node) for path, node in _nodes(_parsed(source)) if isinstance(node, dict)]
     for word in words:
-        for path, node in _nodes(_parsed(source)):
-            if isinstance(node, dict) and (word in node or word in [v for v in node.values() if isinstance(v, str)]):
+        for path, node in nodes:
+            if word in node or word in [value for value in node.values() if isinstance(value, str)]:
                 return f" at {path}"
     return ""
 

@@ -401,6 +401,7 @@ OTHERS: dict[str, tuple[GrammarKind, str, str]] = {
     "control id": ("lark", f"start: <[{VOCABULARY.control}]>", "admits no token"),
     "stop": ("lark", 'start: x\nx[stop="b"]: /.*/', "attribute stop in line 2"),
     "heat": ("lark", "start: x\nx[capture, temperature=0.5]: /.*/", "attribute temperature"),
+    "parameters": ("lark", 'start: p::0\np::_: "a" *p::incr(_) | "b"', "parameter in line 2"),
     "doubling": (
         "lark",
         "start: A0\n" + "\n".join(f"A{i}: A{i + 1} A{i + 1}" for i in range(60)) + '\nA60: "x"',
