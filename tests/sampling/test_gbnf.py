@@ -153,7 +153,7 @@ def test_recursion() -> None:
         assert accepts(source, text) == good
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.text(min_size=1, max_size=8).filter(lambda text: "\0" not in text))
 def test_any_text_can_be_a_literal_or_a_class(text: str) -> None:
     escaped = "".join(f"\\U{ord(c):08x}" for c in text)
@@ -201,7 +201,7 @@ def test_left_recursion_without_an_end_is_refused() -> None:
         compile_grammar(Grammar("gbnf", "root ::= root"), VOCABULARY)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.text(alphabet='ro t:=\n"[]()|*+?{}1,-\\x^.#a', max_size=60))
 def test_garbage_is_refused_or_translated_but_never_breaks(text: str) -> None:
     with contextlib.suppress(GrammarError):

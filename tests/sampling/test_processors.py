@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeinfer.core import SamplingParams
@@ -42,6 +42,7 @@ def test_only_the_last_n_tokens_count() -> None:
     assert processed([1.0] * 4, history, presence_penalty=1.0, penalty_last_n=-1) == [0.0, 0.0, 0.0, 1.0]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(-50, 50, width=32), min_size=20, max_size=20),
     st.lists(st.integers(0, 19), max_size=1500),
@@ -58,8 +59,8 @@ def test_penalties_match_llama_cpp(
         value = logits[token]
         value = value * repeat if value <= 0 else value / repeat
         expected[token] = value - count * frequency - presence
-    settings: dict[str, Any] = {"repeat_penalty": repeat, "frequency_penalty": frequency, "presence_penalty": presence}
-    got = processed(logits, history, penalty_last_n=last_n, **settings)
+    penalties: dict[str, Any] = {"repeat_penalty": repeat, "frequency_penalty": frequency, "presence_penalty": presence}
+    got = processed(logits, history, penalty_last_n=last_n, **penalties)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
