@@ -104,7 +104,8 @@ def main(args: Sequence[str] | None = None) -> int:
     with _signals():
         code = _run(sys.argv[1:] if args is None else list(args))
         if args is None and code in (130, 143):
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # we are leaving: one more Ctrl-C ends it there and then
+            # Whoever interrupts wants out now: nothing is left to tidy but threads that may be deep in a model's file.
+            os._exit(_flush(code))
         return _flush(code)
 
 

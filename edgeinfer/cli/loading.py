@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,31 @@ def open_llm(model: str | None, arguments: Mapping[str, Any], *, spinner: bool =
     name = model or catalog.DEFAULT_MODEL
     fetch(name)
     with progress.status(f"loading {name}") if spinner else contextlib.nullcontext():
-        from edgeinfer.llm import LLM
-
-        llm = LLM(name, **arguments)
+        llm = _opened(name, arguments)
     for line in llm.notices:
         notice(line)
     return llm
+
+
+def _opened(name: str, arguments: Mapping[str, Any]) -> LLM:
+    """`LLM`, made in another thread. Ctrl-C is then heard at once; on the main thread it would be raised inside one of
+    the runtime's log callbacks, most likely, and be lost there."""
+    from concurrent.futures import Future, wait
+
+    future: Future[LLM] = Future()
+
+    def work() -> None:
+        try:
+            from edgeinfer.llm import LLM
+
+            future.set_result(LLM(name, **arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="edgeinfer-loading", daemon=True).start()
+    while not wait([future], timeout=0.1).done:  # Windows hears no Ctrl-C in a wait without an end
+        pass
+    return future.result()
 
 
 def fetch(name: str) -> None:

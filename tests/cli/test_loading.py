@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from edgeinfer import catalog
+from edgeinfer.cli import loading
+from edgeinfer.errors import FormatError, ModelNotFound
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "resolve", lambda name: name)
+
+
+def test_the_model_is_opened_off_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C that was raised inside one of llama.cpp's log callbacks while it loaded was lost."""
+
+    class Opened:
+        notices = ()
+
+        def __init__(self, name: str, **arguments: Any) -> None:
+            self.opened = name, arguments, threading.current_thread() is threading.main_thread()
+
+    monkeypatch.setattr("edgeinfer.llm.LLM", Opened)
+    llm: Any = loading.open_llm(None, {"n_ctx": 5}, spinner=True)
+    assert llm.opened == ("smollm2-135m", {"n_ctx": 5}, False)
+
+
+@pytest.mark.parametrize("error", [FormatError("damaged"), TimeoutError("slow")])
+def test_what_fails_there_is_raised_here(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr("edgeinfer.llm.LLM", fail)
+    with pytest.raises(type(error)):
+        loading.open_llm("m", {})
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_does_not_wait_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    going_on = threading.Event()
+
+    def slow(_: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        going_on.wait(10)
+
+    monkeypatch.setattr("edgeinfer.llm.LLM", slow)
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        loading.open_llm("m", {})
+    going_on.set()
+    assert time.monotonic() - begin < 2
+
+
+def test_a_first_run_says_what_it_fetches_and_how_big_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def resolve(name: str) -> None:
+        raise ModelNotFound(f"no {name}")
+
+    pulled = []
+
+    def ensure(name: str, *, progress: catalog.Progress) -> None:
+        progress.note("on its way")
+        pulled.append(name)
+
+    monkeypatch.setattr(catalog, "resolve", resolve)
+    monkeypatch.setattr(catalog, "ensure", ensure)
+    loading.fetch("smollm2-135m")
+    assert pulled == ["smollm2-135m"]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "edgeinfer: fetching smollm2-135m once: 98 MB, licence apache-2.0\n" in err
+    monkeypatch.setenv("EDGEINFER_OFFLINE", "1")
+    loading.fetch("smollm2-135m")
+    assert "fetching" not in capsys.readouterr().err
+
+
+def test_notices_are_printable_and_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    loading.notice("a \x1b[31mmodel")
+    assert capsys.readouterr() == ("", "edgeinfer: a \\x1b[31mmodel\n")
