@@ -56,10 +56,14 @@ class Budget:
         """A call ends."""
         self._depth -= 1
 
-    def allow(self, n: int) -> None:
-        """A string or list of ``n`` elements is about to be made."""
+    def fits(self, n: int) -> None:
+        """A string or list has grown to ``n`` elements."""
         if n > self.largest:
             raise TemplateError(f"the chat template makes a text or list of more than {self.largest} characters")
+
+    def allow(self, n: int) -> None:
+        """A string or list of ``n`` elements is about to be made."""
+        self.fits(n)
         self._made -= max(n, 0)
         if self._made < 0:
             raise TemplateError(f"the chat template makes more than {_MADE * self.largest} characters on its way")

@@ -207,8 +207,7 @@ def _dumped(tools: Tools, value: Any, **options: Any) -> str:
     for chunk in json.JSONEncoder(**options).iterencode(value):
         n += len(chunk)
         tools.budget.step()
-        if n > tools.budget.largest:
-            tools.budget.allow(n)
+        tools.budget.fits(n)
         chunks.append(chunk)
     return "".join(chunks)
 

@@ -87,7 +87,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             for part in template.root_render_func(context):
                 tools.budget.step()
                 length += len(part)
-                tools.budget.allow(length)
+                tools.budget.fits(length)
                 parts.append(part)
             return tools.join("", parts)
         finally:
