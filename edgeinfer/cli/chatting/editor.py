@@ -90,7 +90,8 @@ def _is_open(text: str) -> bool:
 
 
 def _continuation(width: int, line_number: int, wrap_count: int) -> StyleAndTextTuples:  # noqa: ARG001
-    return [("fg:ansibrightblack", "… "[:width])]
+    """What stands before a further line of the message; nothing before the rest of one that is only too long."""
+    return [("fg:ansibrightblack", " " * width if wrap_count else "… "[:width])]
 
 
 def _bindings() -> KeyBindings:
