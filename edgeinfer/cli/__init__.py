@@ -112,10 +112,11 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(args: list[str]) -> int:
     try:
         _prepare_output()
-        if "_EDGEINFER_COMPLETE" in os.environ:
+        instruction = env.variable("_EDGEINFER_COMPLETE")
+        if instruction:
             from click.shell_completion import shell_complete
 
-            return shell_complete(cli, {}, "edgeinfer", "_EDGEINFER_COMPLETE", os.environ["_EDGEINFER_COMPLETE"])
+            return shell_complete(cli, {}, "edgeinfer", "_EDGEINFER_COMPLETE", instruction)
         with cli.make_context("edgeinfer", args) as ctx:
             result = cli.invoke(ctx)
         return result if isinstance(result, int) else 0
@@ -185,18 +186,20 @@ def _prepare_output() -> None:
 
 def _flush(code: int) -> int:
     """Write out what is buffered, so that the interpreter does not complain at its end that the reader has gone."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
-        except (OSError, ValueError) as error:
-            if not isinstance(error, (BrokenPipeError, ValueError)):
-                code = code or _fail(_described(error) if isinstance(error, Exception) else "", 1, error)
-            elif isinstance(error, BrokenPipeError):
-                code = code or CLOSED_PIPE
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+            continue
+        except BrokenPipeError:
+            code = code or CLOSED_PIPE
+        except OSError as error:
+            code = code or _fail(_described(error), 1, error)
+        except ValueError:  # closed already
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
     return code
 
 

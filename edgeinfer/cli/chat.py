@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from edgeinfer.cli import options
+from edgeinfer.cli.settings import field_of
 from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _session(flags: Mapping[str, Any], given: set[str]) -> Session:
     if name is None:
         return unnamed(model, settings, flags["system"])
     session = named(name, model, settings, flags["system"])
-    fields = {field for flag in given if (field := options.field_of(flag))}
+    fields = {field for flag in given if (field := field_of(flag))}
     session = replace(session, settings={**session.settings, **{field: settings[field] for field in fields}})
     if "model" in given:
         session = replace(session, model=model)

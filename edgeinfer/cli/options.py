@@ -20,11 +20,14 @@ from edgeinfer.core import Grammar, SamplingParams
 from edgeinfer.errors import UsageError
 
 __all__ = [
+    "DEFAULTS",
+    "SAMPLING",
     "Command",
+    "Flag",
     "debug_flag",
     "everything",
-    "field_of",
     "flag",
+    "grammar_of",
     "json_flag",
     "llm_arguments",
     "model_flags",
@@ -32,12 +35,10 @@ __all__ = [
     "read_text",
     "sampling_arguments",
     "sampling_flags",
-    "setting",
-    "setting_names",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(SamplingParams)}
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(SamplingParams)}
 
 
 class Command(click.Command):
@@ -54,7 +55,7 @@ class Command(click.Command):
                 formatter.write_dl(records, col_max=34)
 
 
-class _Flag(click.Option):
+class Flag(click.Option):
     """An option under a heading, with its EDGEINFER_… variable."""
 
     def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
@@ -75,7 +76,7 @@ class _Flag(click.Option):
 
 def flag(*names: str, section: str = "Options", **attributes: Any) -> Callable[[F], F]:
     """An option with its variable, ``--ctx-size`` -> ``EDGEINFER_CTX_SIZE``, listed under ``section`` in the help."""
-    return click.option(*names, cls=_Flag, section=section, **attributes)
+    return click.option(*names, cls=Flag, section=section, **attributes)
 
 
 def _size(value: Any) -> int:
@@ -140,7 +141,7 @@ def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 _POSITIVE = click.IntRange(min=1)
-_MODEL, _SAMPLING, _PROMPT = "Model and machine", "Sampling", "Prompt"
+_MODEL, SAMPLING, _PROMPT = "Model and machine", "Sampling", "Prompt"
 
 debug_flag = flag(
     "--debug",
@@ -261,7 +262,7 @@ sampling_flags = _all(
         "--n-predict",
         type=_whole_number(1, None, "no limit"),
         metavar="N",
-        section=_SAMPLING,
+        section=SAMPLING,
         help="Most tokens to generate.  [default: until the answer or the context ends]",
     ),
     *(
@@ -269,23 +270,23 @@ sampling_flags = _all(
             *names,
             field,
             type=kind,
-            default=_DEFAULTS[field],
+            default=DEFAULTS[field],
             metavar=metavar,
-            section=_SAMPLING,
+            section=SAMPLING,
             show_default=True,
             help=text,
         )
         for names, field, kind, metavar, text in _VALUES
     ),
     flag(
-        "--logit-bias", type=_bias, multiple=True, metavar="ID=BIAS", section=_SAMPLING, help="Add to a token's logit."
+        "--logit-bias", type=_bias, multiple=True, metavar="ID=BIAS", section=SAMPLING, help="Add to a token's logit."
     ),
     flag(
         "-s",
         "--seed",
         type=_whole_number(0, 2**64 - 1, "a fresh one"),
         metavar="N",
-        section=_SAMPLING,
+        section=SAMPLING,
         help="Same seed, same text.  [default: a fresh one]",
     ),
     flag(
@@ -293,21 +294,19 @@ sampling_flags = _all(
         type=_some_text,
         multiple=True,
         metavar="TEXT",
-        section=_SAMPLING,
+        section=SAMPLING,
         help="End the answer before this text.",
     ),
     flag(
         "--logprobs",
         type=click.IntRange(0, 100),
         metavar="N",
-        section=_SAMPLING,
+        section=SAMPLING,
         help="Log-probabilities of each token and N alternatives (with --json).",
     ),
-    flag(
-        "--json-schema", type=_FILE, metavar="FILE", section=_SAMPLING, help="Answer with JSON that fits this schema."
-    ),
-    flag("--grammar", type=_FILE, metavar="FILE", section=_SAMPLING, help="Answer in this grammar (GBNF or Lark)."),
-    flag("--regex", metavar="TEXT", section=_SAMPLING, help="Answer with what matches this regular expression."),
+    flag("--json-schema", type=_FILE, metavar="FILE", section=SAMPLING, help="Answer with JSON that fits this schema."),
+    flag("--grammar", type=_FILE, metavar="FILE", section=SAMPLING, help="Answer in this grammar (GBNF or Lark)."),
+    flag("--regex", metavar="TEXT", section=SAMPLING, help="Answer with what matches this regular expression."),
 )
 
 prompt_flags = _all(
@@ -358,61 +357,14 @@ def sampling_arguments(flags: Mapping[str, Any]) -> dict[str, Any]:
         seed=flags["seed"],
         stop=tuple(flags["stop"]),
         logprobs=flags["logprobs"],
-        grammar=_grammar(flags),
+        grammar=grammar_of(flags),
     )
     SamplingParams(**arguments)
     return arguments
 
 
-def setting_names() -> list[str]:
-    """What `setting` knows: the sampling flags without dashes, and ``on-overflow``."""
-    return sorted(_settable())
-
-
-def setting(name: str, text: str) -> tuple[str, Any]:
-    """One option of a request from its flag's name and a text: ("temp", "0.2") -> ("temperature", 0.2). The text
-    ``default`` gives the default back. Raises `UsageError` as the flag would."""
-    from edgeinfer.cli import did_you_mean
-
-    key = {"temperature": "temp", "n-predict": "max-tokens"}.get(name.replace("_", "-"), name.replace("_", "-"))
-    option = _settable().get(key)
-    if option is None or option.name is None:
-        raise UsageError(f"no setting {name!r}{did_you_mean(name, setting_names())}")
-    field = "grammar" if key in _GRAMMARS else option.name
-    if text == "default":
-        return field, getattr(SamplingParams(), field, "error")
-    try:
-        value = option.type_cast_value(click.Context(everything), [text] if option.multiple else text)
-    except click.UsageError as error:
-        raise UsageError(f"{key}: {error.message}") from error
-    if key in _GRAMMARS:
-        value = _grammar({"json_schema": None, "grammar": None, "regex": None, option.name: value})
-    elif key == "logit-bias":
-        value = dict(value)
-    if field != "on_overflow":
-        SamplingParams(**{field: value})
-    return field, value
-
-
-def field_of(parameter: str) -> str | None:
-    """The option of a request that a flag sets, by the flag's parameter name; None for other flags."""
-    if parameter in ("json_schema", "grammar", "regex"):
-        return "grammar"
-    return parameter if parameter in _DEFAULTS or parameter == "on_overflow" else None
-
-
-_GRAMMARS = ("json-schema", "grammar", "regex")
-
-
-def _settable() -> dict[str, click.Option]:
-    return {
-        max(option.opts, key=len).lstrip("-"): option
-        for option in everything.params
-        if isinstance(option, _Flag) and (option.section == _SAMPLING or option.name == "on_overflow")
-    }
-
-
-def _grammar(flags: Mapping[str, Any]) -> Grammar | None:
+def grammar_of(flags: Mapping[str, Any]) -> Grammar | None:
+    """What --json-schema, --grammar or --regex ask for. Raises `UsageError` for two at once or an unreadable file."""
     given = [name for name in ("json_schema", "grammar", "regex") if flags[name]]
     if len(given) > 1:
         raise UsageError("only one of --json-schema, --grammar and --regex can be used at a time")

@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from edgeinfer.cli import options
+from edgeinfer.cli import options, settings
 from edgeinfer.core import Grammar, SamplingParams
 from edgeinfer.errors import UsageError
 
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     ],
 )
 def test_settings_by_name(name: str, text: str, expected: tuple[str, Any]) -> None:
-    assert options.setting(name, text) == expected
+    assert settings.setting(name, text) == expected
 
 
 @pytest.mark.parametrize(
@@ -109,4 +109,4 @@ def test_settings_by_name(name: str, text: str, expected: tuple[str, Any]) -> No
 )
 def test_settings_that_cannot_be(name: str, text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        options.setting(name, text)
+        settings.setting(name, text)

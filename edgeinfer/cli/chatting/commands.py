@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from edgeinfer import sessions
-from edgeinfer.cli import did_you_mean, options
+from edgeinfer.cli import did_you_mean, options, settings
 from edgeinfer.core import Grammar, SamplingParams
 from edgeinfer.errors import UsageError
 
@@ -115,17 +115,17 @@ def _set(chat: Chat, text: str) -> None:
         return
     if not value.strip():
         raise UsageError(f"give a value: /set {key} VALUE ('default' for the default)")
-    field, parsed = options.setting(key, value.strip())
+    field, parsed = settings.setting(key, value.strip())
     chat.conversation.set_option(field, parsed)
     chat.screen.note(f"{key} is now {_shown(parsed)}")
 
 
 def _show_settings(chat: Chat) -> None:
     defaults = SamplingParams()
-    for name in options.setting_names():
+    for name in settings.setting_names():
         if name in ("json-schema", "regex"):
             continue  # these are all the one grammar
-        field, default = options.setting(name, "default")
+        field, default = settings.setting(name, "default")
         value = chat.conversation.settings.get(field, getattr(defaults, field, default))
         chat.screen.say(f"{name:18} {_shown(value)}", "" if value != default else "dim")
 
@@ -223,7 +223,7 @@ def _model_names() -> list[str]:
 
 
 def _setting_words() -> list[str]:
-    return [f"{name} " for name in options.setting_names()]
+    return [f"{name} " for name in settings.setting_names()]
 
 
 COMMANDS: dict[str, SlashCommand] = {
