@@ -33,10 +33,9 @@ _CELL_STEP = 256  # llama.cpp rounds contexts up to this
 _KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
 
 # Measured; see tests/test_memory.py for how.
-_PROCESS_BYTES = 60 * _MIB  # Python, NumPy, llama.cpp's code, rendering
-_TOKEN_BYTES = 160  # llama.cpp's vocabulary, for one token
-_MERGE_BYTES = 180  # and for one BPE merge
-_VOCABULARIES = 2  # the engine's and the tokenizer's
+_PROCESS_BYTES = 76 * _MIB  # Python, NumPy, llama.cpp's code, what draws a chat
+_TOKEN_BYTES = 380  # for one token: llama.cpp's vocabulary twice, the engine's and the tokenizer's, and our own tables
+_MERGE_BYTES = 360  # for one BPE merge, twice as well
 _COMPUTE_BYTES = 4 * _MIB  # graph, thread pool, batch arrays
 _FF_BUFFERS, _EMBD_BUFFERS = 3, 4  # float32 rows of each width that are alive at once, for one token of a batch
 
@@ -169,7 +168,7 @@ def _scratch_bytes(file: GGUFFile, sizes: Dimensions, config: EngineConfig) -> i
     mask = 4 * n_batch * _cells(config)
     logits = 2 * 4 * config.n_seq_max * sizes.n_vocab  # in the graph, and handed out
     merges = file.metadata.count("tokenizer.ggml.merges")
-    vocabulary = _VOCABULARIES * (_TOKEN_BYTES * sizes.n_vocab + _MERGE_BYTES * merges)
+    vocabulary = _TOKEN_BYTES * sizes.n_vocab + _MERGE_BYTES * merges
     return _PROCESS_BYTES + _COMPUTE_BYTES + activations + mask + logits + vocabulary
 
 
