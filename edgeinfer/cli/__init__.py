@@ -160,9 +160,9 @@ def _fail(message: str, code: int, error: BaseException) -> int:
 
 def _click_message(wrong: click.ClickException) -> str:
     """click's message in our form, with where the value came from and where the help is."""
-    message = wrong.format_message().strip()
-    message = (message[:1].lower() + message[1:]).rstrip(".")
     ctx = getattr(wrong, "ctx", None)
+    message = _unknown_option(wrong) if isinstance(wrong, click.NoSuchOption) else wrong.format_message().strip()
+    message = (message[:1].lower() + message[1:]).rstrip(".")
     param = getattr(wrong, "param", None)
     if ctx is not None and param is not None and param.name:
         source = ctx.get_parameter_source(param.name)
@@ -172,6 +172,12 @@ def _click_message(wrong: click.ClickException) -> str:
             message += f" (from the variable {param.envvar})"
     path = ctx.command_path if ctx is not None else "edgeinfer"
     return f"{message} (see '{path} --help')"
+
+
+def _unknown_option(wrong: click.NoSuchOption) -> str:
+    known = [name for param in wrong.ctx.command.get_params(wrong.ctx) for name in param.opts] if wrong.ctx else []
+    close = did_you_mean(wrong.option_name, [name for name in known if name.startswith("--")])
+    return f"no such option {wrong.option_name!r}" + (close if "did you mean" in close else "")
 
 
 def _prepare_output() -> None:

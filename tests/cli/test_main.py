@@ -81,8 +81,8 @@ def test_debug_shows_the_traceback(
     ("args", "said"),
     [
         (["caht"], "no command 'caht'; did you mean 'chat'?"),
-        (["chat", "--tempp", "1"], "'--temp'"),
-        (["chat", "--nothing-like-it"], "o such option"),
+        (["chat", "--tempp", "1"], "no such option '--tempp'; did you mean '--temp'"),
+        (["chat", "--xyzzy"], "no such option '--xyzzy' (see 'edgeinfer chat --help')"),
         (["chat", "-c", "x"], "-c"),
         (["chat", "-c", "0"], "0 is not in the range x>=1"),
         (["chat", "-n", "0"], "0 must be at least 1 (-1: no limit)"),
