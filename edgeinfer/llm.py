@@ -77,6 +77,7 @@ class LLM:
             n_threads=n_threads or 0,
             n_threads_batch=n_threads_batch or 0,
             kv_type=kv_type,
+            isolate=True,  # llama.cpp's kernels round a token otherwise in company; an answer must not depend on it
         )
         opened = open_model(model, config, engine=engine, cap=memory, chat_template=chat_template, progress=progress)
         self._start(opened, on_overflow)

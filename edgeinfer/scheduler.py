@@ -135,11 +135,13 @@ class Scheduler:
             self._running.append(reading[0])
         return plan
 
-    @staticmethod
-    def _slice(request: Request, n_max: int) -> Slice:
+    def _slice(self, request: Request, n_max: int) -> Slice:
         if request.lease is None:
             raise EngineError("a request without a sequence was scheduled")
         end = min(request.n_past + n_max, request.n_tokens)
+        if end < request.n_tokens:  # a prompt is cut where the engine's rounding does not notice, if it can be
+            cut = end // self._engine.block_size * self._engine.block_size
+            end = cut if cut > request.n_past else end
         n_logits = int(end == request.n_tokens)
         return Slice(request.lease.seq, request.tokens[request.n_past : end], request.n_past, n_logits)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edgeinfer import env
 from edgeinfer.catalog import hf_source, pip_source
-from edgeinfer.catalog.cards import Card, HFSource, PipSource, Source, Template, cards
+from edgeinfer.catalog.card import Card, HFSource, PipSource, Source, Template, cards
 from edgeinfer.catalog.store import Progress, Quiet, Staging, file_sha256, lock, models_dir
 from edgeinfer.errors import (
     BackendUnavailable,

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgeinfer import env
-from edgeinfer.catalog.cards import Card, HFSource
+from edgeinfer.catalog.card import Card, HFSource
 from edgeinfer.catalog.store import Progress, file_sha256, link_or_copy, models_dir, need_space
 from edgeinfer.errors import BackendUnavailable, DownloadError, EdgeInferError, ModelNotFound, UsageError
 

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from edgeinfer.catalog.cards import Card, PipSource
+from edgeinfer.catalog.card import Card, PipSource
 from edgeinfer.catalog.store import Progress, Staging, need_space
 from edgeinfer.errors import BackendUnavailable, DownloadError
 from edgeinfer.files import private_dir

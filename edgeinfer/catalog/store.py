@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from edgeinfer import env, files
-from edgeinfer.catalog.cards import Card
+from edgeinfer.catalog.card import Card
 from edgeinfer.errors import DownloadError
 
 __all__ = ["Progress", "Quiet", "Staging", "file_sha256", "link_or_copy", "lock", "models_dir", "need_space"]

@@ -22,7 +22,9 @@ class EngineConfig:
 
     ``n_ctx``: the most tokens that one sequence may hold (0: what the model was trained for). ``n_seq_max``: how many
     sequences exist at once. ``n_cells``: KV cells shared by all of them (0: ``n_ctx * n_seq_max``). ``n_batch``: the
-    most tokens of one forward pass. Threads: 0 chooses."""
+    most tokens of one forward pass. Threads: 0 chooses. ``isolate``: compute each sequence as if it were alone, so that
+    its logits do not depend on company even on kernels that round otherwise in company; that costs throughput.
+    """
 
     n_ctx: int = 4096
     n_seq_max: int = 1
@@ -32,6 +34,7 @@ class EngineConfig:
     n_threads_batch: int = 0
     kv_type: KVType = "f16"
     use_mmap: bool = True
+    isolate: bool = False
 
     def __post_init__(self) -> None:
         for name in ("n_ctx", "n_cells", "n_threads", "n_threads_batch"):
@@ -74,6 +77,8 @@ class Engine(Protocol):
     """KV cells shared by all sequences; a forked prefix counts once."""
     n_batch: int
     """The most tokens that one call of `forward` takes."""
+    block_size: int
+    """A prompt cut, or shared from, at multiples of this gets the same bits as one that is not. 1: anywhere."""
 
     def forward(self, slices: Sequence[Slice]) -> Logits:
         """Compute the slices in one pass and append them to their sequences.

@@ -6,6 +6,7 @@ holds one sequence, copies logits, and cannot be cancelled."""
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ __all__ = ["LlamaCppEngine"]
 
 _KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
 _NO_KV_SLOT, _ABORTED = 1, 2  # return values of llama_decode
+_TILE = 64
+"""llama.cpp's attention takes another path from 64 rows on, and its matrix products take rows by four: a prompt that is
+cut only at multiples of 64 gets the same bits however often it is cut. Tested, because llama.cpp promises nothing."""
 
 
 def _load_model(path: Path, config: EngineConfig) -> Any:
@@ -59,6 +63,19 @@ class _PythonFlag:
         return self._raised
 
 
+def _pieces(part: Slice) -> list[Slice]:
+    """A slice cut so that none of its tokens is rounded otherwise than if it had come in other slices."""
+    end = part.n_past + len(part.token_ids)
+    first, last = min(-(-part.n_past // _TILE) * _TILE, end), end // _TILE * _TILE
+    cuts = sorted({part.n_past, first, max(first, last), end})
+    pieces = []
+    for begin, stop in itertools.pairwise(cuts):
+        n_logits = max(0, stop - max(begin, end - part.n_logits))
+        ids = part.token_ids[begin - part.n_past : stop - part.n_past]
+        pieces.append(Slice(part.seq, ids, begin, n_logits))
+    return pieces
+
+
 class LlamaCppEngine:
     """The `Engine` protocol over llama.cpp. ``path`` is a GGUF file that `edgeinfer.gguf` has found sound.
 
@@ -84,6 +101,8 @@ class LlamaCppEngine:
         self._flag = kernels.abort_flag() if kernels.available() else _PythonFlag()
         self._abort: Callable[..., bool] = llama_cpp.ggml_abort_callback(self._flag.callback_address)
         self._batch = LlamaBatch(self.n_batch)
+        self._isolate = config.isolate
+        self.block_size: int = _TILE if config.isolate else 1
         self._lengths = [0] * config.n_seq_max
         # Recurrent state is one running value: it can be dropped or copied whole, not cut at a position.
         self._cuttable = not (
@@ -109,7 +128,8 @@ class LlamaCppEngine:
         params.n_threads = threads
         params.n_threads_batch = config.n_threads_batch or threads
         params.type_k = params.type_v = _KV_TYPES[config.kv_type]
-        params.kv_unified = True
+        # Alone in a stream of its own, a sequence lies where it would lie alone; a shared cache shares prefixes.
+        params.kv_unified = not config.isolate or config.n_seq_max == 1
         params.swa_full = True  # a window's dropped keys could not be rewound to
         params.no_perf = True
         params.abort_callback = self._abort
@@ -120,6 +140,25 @@ class LlamaCppEngine:
 
     def forward(self, slices: Sequence[Slice]) -> Logits:
         self._check(slices)
+        if not self._isolate:
+            return self._pass(slices)
+        pieces = [piece for part in slices for piece in _pieces(part)]
+        if len(pieces) == 1:
+            return self._pass(pieces)
+        rows = np.empty((sum(part.n_logits for part in slices), self.n_vocab), np.float32)
+        begin = 0
+        try:
+            for piece in pieces:
+                rows[begin : begin + piece.n_logits] = self._pass([piece])
+                begin += piece.n_logits
+        except (ForwardCancelled, EngineError):
+            for part in slices:
+                self.truncate(part.seq, part.n_past)
+            raise
+        return rows
+
+    def _pass(self, slices: Sequence[Slice]) -> Logits:
+        """One call of llama_decode."""
         n_rows = self._batch.fill(slices)
         status = llama_cpp.llama_decode(self._context, self._batch.struct)
         if status == 0:
@@ -197,8 +236,10 @@ class LlamaCppEngine:
         self.release(target)
         n_tokens = min(n_tokens, self._lengths[source])
         if n_tokens > 0 and (self._cuttable or n_tokens == self._lengths[source]):
-            llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens)
-            self._lengths[target] = n_tokens
+            # Whole, then cut: between streams llama.cpp copies nothing less.
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            self._lengths[target] = self._lengths[source]
+            self.truncate(target, n_tokens)
         return self._lengths[target]
 
     def release(self, seq: int) -> None:

@@ -39,9 +39,11 @@ class ScriptedEngine:
         n_cells: int = 0,
         n_batch: int = 512,
         step_s: float = 0.0,
+        block_size: int = 1,
     ) -> None:
         self.n_vocab, self.n_ctx, self.n_seq_max, self.n_batch = n_vocab, n_ctx, n_seq_max, n_batch
         self.n_cells = n_cells or n_ctx * n_seq_max
+        self.block_size = block_size
         self.calls: list[list[Slice]] = []
         self.closed = False
         self.threads = (0, 0)

@@ -99,10 +99,9 @@ class SequencePool:
 
         An idle sequence is continued in place when the prompt extends most of it, and forked when that would lose
         more than it saves and another place is free. Prefixes of running requests are forked."""
-        limit = len(prompt) - 1
         known = {seq: kept.tokens for seq, kept in self._idle.items()}
         known.update({seq: lease.prompt[: self._engine.length(seq)] for seq, lease in self._leases.items()})
-        shared = {seq: min(common_prefix(tokens, prompt), limit) for seq, tokens in known.items()}
+        shared = {seq: self._shareable(seq, tokens, prompt) for seq, tokens in known.items()}
         source = max(shared, key=lambda seq: (shared[seq], seq in self._idle))
         n_shared = shared[source]
         oldest = min(self._idle, key=lambda seq: self._idle[seq].used)
@@ -113,6 +112,14 @@ class SequencePool:
         if n_shared and (not empty or lost <= n_shared):
             return source, source, n_shared
         return (empty[0] if empty else oldest), source, n_shared
+
+    def _shareable(self, seq: int, tokens: TokenIds, prompt: TokenIds) -> int:
+        """How much of a common prefix can be taken over without rounding anything otherwise: all of an idle sequence that
+        is continued, else whole blocks. At least one token is left to compute."""
+        n_common = common_prefix(tokens, prompt[:-1])
+        if n_common == len(tokens) and seq in self._idle:
+            return n_common
+        return n_common // self._engine.block_size * self._engine.block_size
 
     def _make_room(self, n_needed: int) -> None:
         """Forget idle sequences, least recently useful first, until ``n_needed`` cells and what is kept fit

@@ -21,8 +21,6 @@ def outcome(source: str, **extra: Any) -> str:
     try:
         return ChatTemplate(source, bos_text="<s>", eos_text="</s>").render(MESSAGES, extra=extra)
     except TemplateError as error:
-        assert "\n" not in str(error)
-        assert len(str(error)) < 500
         return f"error: {error}"
 
 
@@ -151,20 +149,21 @@ LEAKS = (
 )
 
 
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Names of audit events with effects outside the process, while the test runs."""
-    events: list[str] = []
+EFFECTS = ("ctypes", "exec", "import", "open", "os", "shutil", "socket", "subprocess")
+
+
+@pytest.fixture(scope="module")
+def events() -> Iterator[list[str]]:
+    """Names of audit events with effects outside the interpreter. A hook cannot be taken away, so there is one."""
+    seen: list[str] = []
     active = True
 
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        if active and (
-            event.partition(".")[0] in ("subprocess", "os", "socket", "shutil", "ctypes") or event == "exec_x"
-        ):
-            events.append(event)
+    def hook(event: str, _args: tuple[Any, ...]) -> None:
+        if active and event.partition(".")[0] in EFFECTS and event != "exec":  # every compiled template is executed
+            seen.append(event)
 
     sys.addaudithook(hook)
-    yield events
+    yield seen
     active = False
 
 
@@ -173,11 +172,13 @@ def test_there_are_enough_escapes() -> None:
 
 
 @pytest.mark.parametrize("source", ESCAPES)
-def test_nothing_escapes(source: str, opened: list[str]) -> None:
-    outcome("{{ messages[0].role }}")  # what is imported at first use is imported
-    opened.clear()
-    result = outcome(source.replace("{side}", "/tmp/edgeinfer-escaped"))
-    assert not opened
+def test_nothing_escapes(source: str, events: list[str]) -> None:
+    outcome("{{ messages[0].role | no_such }}")  # what is imported at first use is imported
+    events.clear()
+    result = outcome(source.replace("{side}", "edgeinfer-escaped"))
+    assert "\n" not in result
+    assert len(result) < 500
+    assert not events
     if not result.startswith("error: "):
         assert not [leak for leak in LEAKS if leak in result], result
         assert result in ("", " ", "['']", "[Undefined]", "[Undefined, Undefined]") or "hello world" in result, result
@@ -215,7 +216,8 @@ GREEDY = [
     "{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set n.s = n.s|replace('a', n.s) %}{% endfor %}",
     "{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set n.s = n.s.join([n.s, n.s]) %}{% endfor %}",
     "{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set n.s = [n.s, n.s]|join %}{% endfor %}",
-    "{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set x %}{{ n.s }}{{ n.s }}{% endset %}{% set n.s = x %}{% endfor %}",
+    "{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set x %}{{ n.s }}{{ n.s }}{% endset %}"
+    "{% set n.s = x %}{% endfor %}",
     "{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set n.s = '%s%s' % (n.s, n.s) %}{% endfor %}",
     "{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set n.s = '{0}{0}'.format(n.s) %}{% endfor %}",
     "{{ 'a'.ljust(10**10) }}",
