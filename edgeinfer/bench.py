@@ -171,8 +171,8 @@ def _batch_tps(scheduler: Scheduler, engine: Engine, tokens: TokenIds, n_sequenc
 
 @dataclass(frozen=True, slots=True)
 class EndToEnd:
-    """One chat answer as a user sees it: template, tokenizing, sampling and decoding to text included. Times between the
-    arrivals of tokens in milliseconds."""
+    """One chat answer as a user sees it: template, tokenizing, sampling and decoding to text included. Times between
+    the arrivals of tokens in milliseconds."""
 
     n_prompt: int
     n_generated: int

@@ -28,7 +28,7 @@ from edgeinfer.prompt import ChatMessage, OverflowPolicy, Prompt, PromptBuilder
 from edgeinfer.request import EmbedRequest, Request
 from edgeinfer.sampling import Constraint, Sampler
 from edgeinfer.stream import AsyncStream, Delivery, Stream
-from edgeinfer.text import ChatTemplate, Tokenizer, Vocabulary
+from edgeinfer.text import ChatTemplate, Codec, Tokenizer
 
 if TYPE_CHECKING:
     from edgeinfer.catalog import Progress
@@ -86,7 +86,7 @@ class LLM:
     def from_engine(
         cls,
         engine: Engine,
-        tokenizer: Vocabulary,
+        tokenizer: Codec,
         *,
         template: ChatTemplate | None = None,
         info: ModelInfo | None = None,
@@ -307,7 +307,7 @@ def _pooled(states: Sequence[npt.NDArray[np.float32]], normalize: bool) -> npt.N
     return means.astype(np.float32)
 
 
-def _close(loop: EngineLoop, tokenizer: Vocabulary) -> None:
+def _close(loop: EngineLoop, tokenizer: Codec) -> None:
     loop.close()
     if isinstance(tokenizer, Tokenizer):
         tokenizer.close()

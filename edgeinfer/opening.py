@@ -14,7 +14,7 @@ from edgeinfer import catalog, device, gguf, memory, tune
 from edgeinfer.core import ModelInfo
 from edgeinfer.engines import Engine, EngineConfig, open_engine
 from edgeinfer.files import parse_bytes
-from edgeinfer.text import ChatTemplate, Tokenizer, Vocabulary
+from edgeinfer.text import ChatTemplate, Codec, Tokenizer
 
 if TYPE_CHECKING:
     from edgeinfer.catalog import Progress
@@ -29,7 +29,7 @@ class Opened:
     """An open model. ``notices`` are for the user: what is unusual about how it was opened."""
 
     engine: Engine
-    tokenizer: Vocabulary
+    tokenizer: Codec
     template: ChatTemplate | None = None
     info: ModelInfo | None = None
     plan: memory.MemoryPlan | None = None

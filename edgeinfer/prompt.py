@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.errors import ContextOverflow, TemplateError, UsageError
-from edgeinfer.text import ChatTemplate, Vocabulary
+from edgeinfer.text import ChatTemplate, Codec
 
 __all__ = ["OVERFLOW_POLICIES", "AnswerMemory", "OverflowPolicy", "Prompt", "PromptBuilder"]
 
@@ -46,7 +46,7 @@ class AnswerMemory:
     Text does not determine its tokens: encoding an answer again can give other ids than were generated, and the KV of
     the conversation would be lost from there on. Thread-safe."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Codec) -> None:
         self._vocabulary = vocabulary
         self._known: OrderedDict[str, TokenIds] = OrderedDict()
         self._lock = threading.Lock()
@@ -60,8 +60,8 @@ class AnswerMemory:
     def token_bytes(self, token_id: int) -> bytes:
         return self._vocabulary.token_bytes(token_id)
 
-    def decode(self, token_ids: Sequence[int] | TokenIds) -> str:
-        return self._vocabulary.decode(token_ids)
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._vocabulary.decode(ids)
 
     def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> TokenIds:
         with self._lock:
@@ -102,7 +102,7 @@ def _turns(messages: Sequence[ChatMessage]) -> tuple[list[ChatMessage], list[lis
 class PromptBuilder:
     """Builds prompts for one model. Thread-safe."""
 
-    def __init__(self, vocabulary: Vocabulary, template: ChatTemplate | None, n_ctx: int) -> None:
+    def __init__(self, vocabulary: Codec, template: ChatTemplate | None, n_ctx: int) -> None:
         self.memory = AnswerMemory(vocabulary)
         self._template = template
         self._n_ctx = n_ctx

@@ -126,8 +126,8 @@ class Scheduler:
             self._running.rotate(-len(plan))
         room = min(room - len(plan), N_PREFILL_BESIDE_DECODE) if plan else room
         for request in reading:
-            if room > 0:
-                part = self._slice(request, room)
+            part = self._slice(request, room)
+            if len(part.token_ids):
                 plan.append((request, part))
                 room -= len(part.token_ids)
         if len(reading) > 1:  # prompts take turns
@@ -139,9 +139,8 @@ class Scheduler:
         if request.lease is None:
             raise EngineError("a request without a sequence was scheduled")
         end = min(request.n_past + n_max, request.n_tokens)
-        if end < request.n_tokens:  # a prompt is cut where the engine's rounding does not notice, if it can be
-            cut = end // self._engine.block_size * self._engine.block_size
-            end = cut if cut > request.n_past else end
+        if end < request.n_tokens:  # a prompt is cut only where the engine's rounding does not notice
+            end = max(request.n_past, end // self._engine.block_size * self._engine.block_size)
         n_logits = int(end == request.n_tokens)
         return Slice(request.lease.seq, request.tokens[request.n_past : end], request.n_past, n_logits)
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from edgeinfer.core import FinishReason, GenerationStats, SamplingParams
+from edgeinfer.engines.base import Slice
 from edgeinfer.engines.scripted import ScriptedEngine
 from edgeinfer.errors import ContextOverflow, EdgeInferError, EngineError, NumericError, RequestCancelled, UsageError
 from edgeinfer.request import EmbedRequest, Request
@@ -109,6 +110,29 @@ def test_every_request_gets_its_own_answer(n_seq_max: int, n_batch: int) -> None
         assert sink.ids == expected(prompt, len(sink.ids))
         assert sink.reason == "length"
         assert sink.n_ends == 1
+
+
+def test_prompts_are_cut_at_blocks_only() -> None:
+    """Where the engine rounds by blocks of 16, cuts and reused prefixes are multiples of 16, whoever else is there."""
+    rng = np.random.default_rng(2)
+    scripted = engine(n_seq_max=4, n_batch=48, block_size=16)
+    scheduler = Scheduler(scripted)
+    shared = rng.integers(1, N_VOCAB, 100).tolist()
+    prompts = [
+        shared[: rng.integers(0, 100)] + rng.integers(1, N_VOCAB, rng.integers(1, 90)).tolist() for _ in range(30)
+    ]
+    heard = [Heard() for _ in prompts]
+    for prompt, sink in zip(prompts, heard, strict=True):
+        scheduler.submit(request(prompt, 12, sink))
+        scheduler.step()
+    run(scheduler)
+    assert [sink.ids for sink in heard] == [expected(prompt, 12) for prompt in prompts]
+    assert {sink.stats.n_reused % 16 for sink in heard} == {0}
+    assert sum(sink.stats.n_reused for sink in heard) > 0
+    assert {part.n_past % 16 for call in scripted.calls for part in call if len(part.token_ids) > 1} == {0}
+    cut = [part for call in scripted.calls for part in call if not part.n_logits]
+    assert len(cut) > 10
+    assert {(part.n_past + len(part.token_ids)) % 16 for part in cut} == {0}
 
 
 def test_first_come_first_served() -> None:
@@ -292,10 +316,10 @@ def test_a_failing_engine_fails_who_was_in_the_pass_and_goes_on() -> None:
     class Failing(ScriptedEngine):
         broken = True
 
-        def forward(self, slices: object) -> npt.NDArray[np.float32]:  # type: ignore[override]
+        def forward(self, slices: Sequence[Slice]) -> npt.NDArray[np.float32]:
             if self.broken:
                 raise EngineError("it failed")
-            return super().forward(slices)  # type: ignore[arg-type]
+            return super().forward(slices)
 
     failing = Failing(next_token, n_vocab=N_VOCAB)
     scheduler, bad, good = Scheduler(failing), Heard(), Heard()

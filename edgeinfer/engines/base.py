@@ -78,7 +78,8 @@ class Engine(Protocol):
     n_batch: int
     """The most tokens that one call of `forward` takes."""
     block_size: int
-    """A prompt cut, or shared from, at multiples of this gets the same bits as one that is not. 1: anywhere."""
+    """A prompt cut, or shared from, at multiples of this gets the same bits as one that is not. 1: anywhere. A prompt
+    that fits at all fits into ``n_batch``, or ``n_batch`` is at least this."""
 
     def forward(self, slices: Sequence[Slice]) -> Logits:
         """Compute the slices in one pass and append them to their sequences.

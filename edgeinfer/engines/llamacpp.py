@@ -97,12 +97,13 @@ class LlamaCppEngine:
         self.n_embd: int = llama_cpp.llama_model_n_embd(self._model)
         self.n_ctx: int = config.n_ctx or llama_cpp.llama_model_n_ctx_train(self._model)
         self.n_seq_max: int = config.n_seq_max
-        self.n_batch: int = min(config.n_batch, config.n_cells or self.n_ctx * config.n_seq_max)
+        self._isolate = config.isolate
+        self.block_size: int = _TILE if config.isolate else 1
+        n_cells = config.n_cells or self.n_ctx * config.n_seq_max
+        self.n_batch: int = min(max(config.n_batch, self.block_size), n_cells)
         self._flag = kernels.abort_flag() if kernels.available() else _PythonFlag()
         self._abort: Callable[..., bool] = llama_cpp.ggml_abort_callback(self._flag.callback_address)
         self._batch = LlamaBatch(self.n_batch)
-        self._isolate = config.isolate
-        self.block_size: int = _TILE if config.isolate else 1
         self._lengths = [0] * config.n_seq_max
         # Recurrent state is one running value: it can be dropped or copied whole, not cut at a position.
         self._cuttable = not (

@@ -114,8 +114,8 @@ class SequencePool:
         return (empty[0] if empty else oldest), source, n_shared
 
     def _shareable(self, seq: int, tokens: TokenIds, prompt: TokenIds) -> int:
-        """How much of a common prefix can be taken over without rounding anything otherwise: all of an idle sequence that
-        is continued, else whole blocks. At least one token is left to compute."""
+        """How much of a common prefix can be taken over without rounding anything otherwise: all of an idle sequence
+        that is continued, else whole blocks. At least one token is left to compute."""
         n_common = common_prefix(tokens, prompt[:-1])
         if n_common == len(tokens) and seq in self._idle:
             return n_common

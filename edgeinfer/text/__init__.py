@@ -3,6 +3,6 @@
 from edgeinfer.text.printable import printable
 from edgeinfer.text.stream import StopMatcher, StreamDecoder
 from edgeinfer.text.template import ChatTemplate
-from edgeinfer.text.tokenizer import TokenIds, Tokenizer, Vocabulary
+from edgeinfer.text.tokenizer import Codec, TokenIds, Tokenizer, Vocabulary
 
-__all__ = ["ChatTemplate", "StopMatcher", "StreamDecoder", "TokenIds", "Tokenizer", "Vocabulary", "printable"]
+__all__ = ["ChatTemplate", "Codec", "StopMatcher", "StreamDecoder", "TokenIds", "Tokenizer", "Vocabulary", "printable"]

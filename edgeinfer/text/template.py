@@ -8,14 +8,14 @@ that is in what the template itself wrote, and everything else is tokenized as t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeinfer.errors import TemplateError, UsageError
 from edgeinfer.text.marked import Marks, text_of
 from edgeinfer.text.specials import ControlTokens
-from edgeinfer.text.tokenizer import TokenIds, Vocabulary
+from edgeinfer.text.tokenizer import Codec, TokenIds
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -33,14 +33,6 @@ _ROLES = frozenset(
     | {"tool_call", "tool_calls", "tool_response", "tool_responses", "tool_result", "tool_results", "tools", "user"}
 )
 """Roles that stay unmarked, because some templates build control tokens from them: ``'<|' + message.role + '|>'``."""
-
-
-class Encoder(Vocabulary, Protocol):
-    """What `ChatTemplate.encode` asks of a tokenizer."""
-
-    @property
-    def adds_bos(self) -> bool: ...
-    def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> TokenIds: ...
 
 
 class ChatTemplate:
@@ -85,7 +77,7 @@ class ChatTemplate:
     def encode(
         self,
         messages: Sequence[Mapping[str, Any]],
-        tokenizer: Encoder,
+        tokenizer: Codec,
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Any] | None = None,
@@ -102,7 +94,7 @@ class ChatTemplate:
         ids = control.encode(str.__str__(out), marks.clean(text_of(out)), tokenizer.encode)
         return _with_one_bos(ids, tokenizer)
 
-    def _marks_for(self, vocabulary: Vocabulary) -> tuple[ControlTokens, Marks]:
+    def _marks_for(self, vocabulary: Codec) -> tuple[ControlTokens, Marks]:
         tokens = vocabulary.control_tokens
         known, control, marks = self._known
         if known is not tokens:
@@ -185,7 +177,7 @@ class _Intake:
         return self._marks.mark(text)
 
 
-def _with_one_bos(ids: TokenIds, tokenizer: Encoder) -> TokenIds:
+def _with_one_bos(ids: TokenIds, tokenizer: Codec) -> TokenIds:
     bos = tokenizer.bos_id
     if bos is None or not tokenizer.adds_bos:
         return ids

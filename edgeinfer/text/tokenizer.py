@@ -58,6 +58,18 @@ class Vocabulary(Protocol):
         ...
 
 
+class Codec(Vocabulary, Protocol):
+    """A vocabulary that also turns text to token ids and back. `Tokenizer` says what the methods do."""
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the model expects a prompt to begin with ``bos_id``."""
+        ...
+
+    def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> TokenIds: ...
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+
 class Tokenizer:
     """A GGUF file's vocabulary. All methods may be called from any thread; `close` waits for calls under way.
 
