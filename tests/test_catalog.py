@@ -97,9 +97,9 @@ def test_a_card_is_read_whole() -> None:
         ('format = "chatml"', 'format = "chatml"\nfoo = 1', "unknown key 'foo'"),
         ('licence = "mit"', "", "lacks the key 'licence'"),
         ('licence = "mit"', "licence = 3", "licence must be text"),
-        ("bytes = 1", 'bytes = "1"', "bytes must be a whole number"),
-        ("bytes = 1", "bytes = true", "bytes must be a whole number"),
-        ("bytes = 1", "bytes = 0", "bytes 0 cannot be right"),
+        ("bytes = 1\n", 'bytes = "1"\n', "bytes must be a whole number"),
+        ("bytes = 1\n", "bytes = true\n", "bytes must be a whole number"),
+        ("bytes = 1\n", "bytes = 0\n", "bytes 0 cannot be right"),
         ('name = "tiny"', 'name = "../tiny"', "cannot be right"),
         ('file = "tiny.gguf"', 'file = "../tiny.gguf"', "cannot be right"),
         ('file = "tiny.gguf"', 'file = "tiny.bin"', "cannot be right"),
@@ -244,7 +244,7 @@ def stage(shop: Shop, n_parts: int) -> Path:
 @pytest.mark.parametrize(
     ("damage", "resumes"),
     [
-        (lambda partial: partial.open("ab").write(b"half a part"), True),  # killed while the third was written
+        (lambda partial: partial.write_bytes(partial.read_bytes() + b"half a part"), True),  # killed while the third was written
         (lambda partial: (partial.parent / "part-xyz").mkdir(), True),  # killed while pip ran
         (lambda partial: os.truncate(partial, 10), False),  # the disk lost what was not yet recorded as lost
         (lambda partial: (partial.parent / "parts.json").unlink(), False),
@@ -281,8 +281,9 @@ def test_another_card_does_not_take_up_the_old_parts(shop: Shop, monkeypatch: py
 
 
 def test_a_wrong_file_never_gets_the_name(shop: Shop) -> None:
-    shop.stock(1, bytes(len(shop.parts[1])))
-    got = hashlib.sha256(shop.parts[0] + bytes(len(shop.parts[1])) + shop.parts[2]).hexdigest()
+    other = b"?" * len(shop.parts[1])
+    shop.stock(1, other)
+    got = hashlib.sha256(shop.parts[0] + other + shop.parts[2]).hexdigest()
     with pytest.raises(DownloadError, match=f"got {len(shop.content)} with {got}; what arrived was removed"):
         catalog.pull("tiny")
     assert not (catalog.models_dir() / "tiny.gguf").exists()
@@ -437,7 +438,7 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         catalog.resolve(str(tmp_path))
     with pytest.raises(ModelNotFound, match=r"no model 'tinny': did you mean tiny\? the catalogue has tiny"):
         catalog.ensure("tinny")
-    with pytest.raises(ModelNotFound, match="no model 'mine': the catalogue has tiny"):  # a name is no path
+    with pytest.raises(ModelNotFound, match="no model 'mine': .*the catalogue has tiny"):  # a name is no path
         catalog.ensure("mine")
     with pytest.raises(UsageError, match="only catalogue names"):
         catalog.pull("mine.gguf")

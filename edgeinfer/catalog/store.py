@@ -171,7 +171,7 @@ class Staging:
         self._sizes = sizes
 
     def _recorded(self) -> list[int]:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             found: dict[str, Any] = json.loads(self._journal.read_text(encoding="utf-8"))
             sizes = found["sizes"]
             whole = all(type(size) is int and size > 0 for size in sizes)

@@ -135,6 +135,7 @@ class Tokenizer:
 
         ``parse_special`` False: text that spells a control token is text like any other. True: it becomes that token,
         so never pass text of another's making. ``add_bos`` puts the BOS token in front, if the vocabulary has one.
+        Bytes for which the vocabulary has no token vanish (SmolLM2 lacks six control characters and planes 4 to 11).
         Raises `UsageError` for text that is not Unicode (lone surrogates).
         """
         ids = self.control_tokens.encode(text, text, self._plain) if parse_special else self._plain(text)
@@ -201,12 +202,14 @@ class Tokenizer:
             data = _utf8(piece)
             with self._use() as vocab:
                 ids = self._tokenize(vocab, data)
-            if parts and len(ids) and self._attrs[ids[0]] & _NORMAL:
-                ids = ids[
-                    1:
-                ]  # the space that some SentencePiece models put in front of every text: cuts begin otherwise
+            if parts and len(ids) and self._attrs[ids[0]] & _NORMAL and not self._ends_defined(parts[-1]):
+                # The space that some SentencePiece models put in front of a text, and after user-defined tokens.
+                ids = ids[1:]
             parts.append(self._spell_out(ids) if self._is_control[ids].any() else ids)
         return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+    def _ends_defined(self, ids: TokenIds) -> bool:
+        return bool((self._attrs[ids[-1:]] & _USER_DEFINED).any())
 
     def _cut(self, text: str) -> Iterator[str]:
         """The text in pieces that can be tokenized apart.
