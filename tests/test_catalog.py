@@ -244,7 +244,10 @@ def stage(shop: Shop, n_parts: int) -> Path:
 @pytest.mark.parametrize(
     ("damage", "resumes"),
     [
-        (lambda partial: partial.write_bytes(partial.read_bytes() + b"half a part"), True),  # killed while the third was written
+        (
+            lambda partial: partial.write_bytes(partial.read_bytes() + b"half a part"),
+            True,
+        ),  # killed while the third was written
         (lambda partial: (partial.parent / "part-xyz").mkdir(), True),  # killed while pip ran
         (lambda partial: os.truncate(partial, 10), False),  # the disk lost what was not yet recorded as lost
         (lambda partial: (partial.parent / "parts.json").unlink(), False),
@@ -357,9 +360,9 @@ def test_interrupted_in_the_middle(shop: Shop) -> None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) != 0
-    left = {path.name for path in staging().iterdir()}
-    assert left == {"partial", "parts.json"}  # pip is gone, and so is what it was about
+    assert {"partial", "parts.json"} <= {path.name for path in staging().iterdir()}
     assert catalog.pull("tiny").path.read_bytes() == shop.content
+    assert not staging().exists()
 
 
 def test_two_pulls_at_once(shop: Shop) -> None:
@@ -438,7 +441,7 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         catalog.resolve(str(tmp_path))
     with pytest.raises(ModelNotFound, match=r"no model 'tinny': did you mean tiny\? the catalogue has tiny"):
         catalog.ensure("tinny")
-    with pytest.raises(ModelNotFound, match="no model 'mine': .*the catalogue has tiny"):  # a name is no path
+    with pytest.raises(ModelNotFound, match=r"no model 'mine': .*the catalogue has tiny"):  # a name is no path
         catalog.ensure("mine")
     with pytest.raises(UsageError, match="only catalogue names"):
         catalog.pull("mine.gguf")

@@ -12,6 +12,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -212,16 +213,26 @@ def _flush(code: int) -> int:
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
     """SIGTERM unwinds the program like Ctrl-C does. Only the main thread may say so; elsewhere nothing changes."""
+    unraisable = sys.unraisablehook
 
     def terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
         raise Terminated
+
+    def again(lost: sys.UnraisableHookArgs) -> None:
+        """The signal came inside a finalizer or a callback from C, where Python drops exceptions."""
+        if isinstance(lost.exc_value, Terminated):
+            threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGTERM]).start()
+        else:
+            unraisable(lost)
 
     try:
         before = signal.signal(signal.SIGTERM, terminate)
     except ValueError:
         yield
         return
+    sys.unraisablehook = again
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable
         signal.signal(signal.SIGTERM, before)

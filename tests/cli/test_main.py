@@ -178,3 +178,27 @@ class TestProcess:
             process.send_signal(number)
             assert process.wait(10) == code
             assert process.stderr.read().count("\n") == 1
+
+    def test_a_termination_inside_a_finalizer_is_not_lost(self) -> None:
+        """Python drops what is raised there."""
+        program = """
+import os, signal, sys, time
+import edgeinfer.cli as cli
+
+class Ends:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+def run(args):
+    try:
+        Ends()
+        time.sleep(30)
+    except cli.Terminated:
+        return 143
+
+cli._run = run
+sys.exit(cli.main([]))
+"""
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=20)
+        assert (done.returncode, done.stderr) == (143, "")
