@@ -100,13 +100,15 @@ def _interactive(flags: Mapping[str, Any], session: Session) -> None:
     llm = loading.open_llm(session.model, arguments, spinner=True)
     try:
         from edgeinfer.cli.chatting.repl import Repl
+        from edgeinfer.cli.chatting.screen import terminal_restored
 
         repl = Repl(llm, session.model, arguments, session)
     except BaseException:
         llm.close()
         raise
     try:
-        repl.run()
+        with terminal_restored():
+            repl.run()
     finally:
         repl.close()
 

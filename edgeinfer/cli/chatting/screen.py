@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgeinfer.core import Answer
     from edgeinfer.llm import Stream
 
-__all__ = ["Screen"]
+__all__ = ["Screen", "terminal_restored"]
 
 _FRAME_S = 0.03  # the eye sees no more, and the model needs the processor
 
@@ -60,7 +60,7 @@ class Screen:
     def draw(self, stream: Stream) -> Answer:
         """Show the answer as it comes. Ctrl-C stops it (finish reason ``cancelled``); a second one raises
         KeyboardInterrupt. Raises as `Stream` does; whatever happens, the cursor ends on a new line."""
-        with _keyboard_silent(), _stoppable(stream):
+        with terminal_restored(echo=False), _stoppable(stream):
             if self._console.is_dumb_terminal:
                 return _plainly(stream)
             painter = Painter(_write, lambda: (self._console.width, self._console.height))
@@ -116,8 +116,9 @@ def _stoppable(stream: Stream) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _keyboard_silent() -> Iterator[None]:
-    """What is typed meanwhile waits for the next prompt instead of showing up inside the answer."""
+def terminal_restored(*, echo: bool = True) -> Iterator[None]:
+    """The keyboard's modes at the end are those at the beginning, wherever a signal struck. Without ``echo``, what is
+    typed meanwhile waits for the next prompt instead of showing up inside the answer."""
     try:
         import termios
     except ImportError:  # Windows does not echo between prompts
@@ -128,10 +129,11 @@ def _keyboard_silent() -> Iterator[None]:
     except (termios.error, ValueError, OSError):
         yield
         return
-    silent = [*before]
-    silent[3] &= ~termios.ECHO
-    termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
     try:
+        if not echo:
+            silent = [*before]
+            silent[3] &= ~termios.ECHO
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
