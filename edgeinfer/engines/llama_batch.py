@@ -50,11 +50,15 @@ class LlamaBatch:
         for part in slices:
             n = len(part.token_ids)
             end = begin + n
-            self._token[begin:end] = part.token_ids
-            np.add(self._positions[:n], part.n_past, out=self._pos[begin:end])
-            self._seq[begin:end] = part.seq
-            self._want[begin : end - part.n_logits] = 0
-            self._want[end - part.n_logits : end] = 1
+            if n == 1:  # decoding: no arrays
+                self._token[begin], self._pos[begin] = part.token_ids[0], part.n_past
+                self._seq[begin], self._want[begin] = part.seq, part.n_logits
+            else:
+                self._token[begin:end] = part.token_ids
+                np.add(self._positions[:n], part.n_past, out=self._pos[begin:end])
+                self._seq[begin:end] = part.seq
+                self._want[begin : end - part.n_logits] = 0
+                self._want[end - part.n_logits : end] = 1
             begin, n_rows = end, n_rows + part.n_logits
         self.struct.n_tokens = begin
         return n_rows

@@ -105,6 +105,7 @@ class LlamaCppEngine:
         self._abort: Callable[..., bool] = llama_cpp.ggml_abort_callback(self._flag.callback_address)
         self._batch = LlamaBatch(self.n_batch)
         self._lengths = [0] * config.n_seq_max
+        self._seen, self._view = (0, 0, 0), np.empty((0, 0), np.float32)  # address and shape of the last output
         # Recurrent state is one running value: it can be dropped or copied whole, not cut at a position.
         self._cuttable = not (
             llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model)
@@ -206,15 +207,19 @@ class LlamaCppEngine:
                 raise EngineError(f"sequence {part.seq} does not hold {part.n_past} tokens")
             if not 0 < n <= self.n_ctx - part.n_past or not 0 <= part.n_logits <= n:
                 raise EngineError(f"a slice of {n} tokens at {part.n_past} does not fit a context of {self.n_ctx}")
-            if int(part.token_ids.min()) < 0 or int(part.token_ids.max()) >= self.n_vocab:
+            ids = part.token_ids
+            if ids[0] < 0 or ids[0] >= self.n_vocab or (n > 1 and (ids.min() < 0 or ids.max() >= self.n_vocab)):
                 raise EngineError(f"a token id lies outside the vocabulary of {self.n_vocab}")
 
-    @staticmethod
-    def _rows(pointer: Any, n_rows: int, width: int) -> npt.NDArray[np.float32]:
+    def _rows(self, pointer: Any, n_rows: int, width: int) -> npt.NDArray[np.float32]:
+        """llama.cpp's own memory as an array."""
         if n_rows == 0:
             return np.empty((0, width), np.float32)
-        rows: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(n_rows, width))
-        return rows
+        where = (ctypes.addressof(pointer.contents), n_rows, width)
+        if where != self._seen:  # llama.cpp rarely moves its output, and making an array takes a while
+            memory = (ctypes.c_float * (n_rows * width)).from_address(where[0])
+            self._seen, self._view = where, np.frombuffer(memory, np.float32).reshape(n_rows, width)
+        return self._view
 
     def _failure(self, call: str, status: int) -> EngineError:
         if status == _NO_KV_SLOT:
