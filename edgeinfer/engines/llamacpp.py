@@ -217,7 +217,7 @@ class LlamaCppEngine:
             return np.empty((0, width), np.float32)
         where = (ctypes.addressof(pointer.contents), n_rows, width)
         if where != self._seen:  # llama.cpp rarely moves its output, and making an array takes a while
-            memory = (ctypes.c_float * (n_rows * width)).from_address(where[0])
+            memory: Any = (ctypes.c_float * (n_rows * width)).from_address(where[0])
             self._seen, self._view = where, np.frombuffer(memory, np.float32).reshape(n_rows, width)
         return self._view
 
