@@ -6,11 +6,13 @@ ratios from one run, never absolute times."""
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -222,6 +224,10 @@ def peak_rss_bytes() -> int:
     """The most resident memory that this process has had."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
+    with contextlib.suppress(OSError):  # Linux lets ru_maxrss begin at what the parent held when it forked
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -54,6 +54,8 @@ def open_model(
     info = gguf.model_info(file, name=local.name)
     config, notices = completed(config, info)
     plan = memory.check(file, config, cap_bytes=None if cap is None else parse_bytes(cap))
+    if config.isolate and config.n_seq_max > 1:
+        notices.append("requests are computed one by one: in one pass llama.cpp would round their answers otherwise")
     if plan.verdict == "pages":
         notices.append(
             f"the weights ({plan.weights_bytes / 2**30:.1f} GiB) exceed the free memory: "

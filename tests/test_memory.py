@@ -212,22 +212,17 @@ def test_what_the_process_holds_is_its_own(tmp_path: Path) -> None:
 
 
 MEASURE = """
-import json, re, resource, sys
-from pathlib import Path
+import json, sys
 from edgeinfer import LLM
+from edgeinfer.bench import peak_rss_bytes
 with LLM(sys.argv[1], n_ctx=int(sys.argv[2]), n_parallel=int(sys.argv[3])) as llm:
     ids = [100 + 7 * i % 40000 for i in range(512)]
     llm.generate(ids, max_tokens=4, temperature=0.0)
-    if sys.platform == "darwin":
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    else:  # where Linux lets ru_maxrss begin at what the parent held when it forked
-        peak = int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-    print(json.dumps([llm.plan.total_bytes, peak]))
+    print(json.dumps([llm.plan.total_bytes, peak_rss_bytes()]))
 """
 
 
 @pytest.mark.model
-@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is asked for in the POSIX way")
 @pytest.mark.parametrize(("n_ctx", "n_parallel"), [(2048, 1), (4096, 4)])
 def test_the_prediction_holds(smollm2: Path, n_ctx: int, n_parallel: int) -> None:
     """The figures in `edgeinfer.memory` were fitted by this test's method, on all four models of the catalogue."""

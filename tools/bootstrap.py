@@ -222,7 +222,7 @@ def install_llama() -> None:
         if not announced and re.search(r"Building wheel for llama.cpp.python", line):
             announced.append(line)
             log = LOG.relative_to(ROOT)
-            progress.note(f"compiling llama.cpp for this machine, once: about two minutes on two cores (log: {log})")
+            progress.note(f"compiling llama.cpp for this machine, once: about three minutes on two cores (log: {log})")
 
     def works() -> bool:
         return answer(python, probe) == pin.split("==")[1]
