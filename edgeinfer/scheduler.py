@@ -118,8 +118,10 @@ class Scheduler:
 
     def _schedule(self) -> list[tuple[Request, Slice]]:
         """Decoding requests first, then the prompt whose turn it is, then what fits of the others."""
-        decoding = [request for request in self._running if request.n_pending == 1]
-        reading = [request for request in self._running if request.n_pending > 1]
+        decoding: list[Request] = []
+        reading: list[Request] = []
+        for request in self._running:
+            (decoding if request.n_pending == 1 else reading).append(request)
         room = self._engine.n_batch
         plan = [(request, self._slice(request, 1)) for request in decoding[:room]]
         if len(plan) < len(decoding):  # more requests than a pass has room for: those left out come first next time

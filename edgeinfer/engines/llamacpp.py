@@ -30,6 +30,12 @@ _TILE = 64
 """llama.cpp's attention takes another path from 64 rows on, and its matrix products take rows by four: a prompt that is
 cut only at multiples of 64 gets the same bits however often it is cut. Tested, because llama.cpp promises nothing."""
 
+# The bindings' own make a pointer object at every call; an address is enough, and decoding asks for one per token.
+_get_logits, _get_embeddings = (
+    ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(ctypes.cast(function, ctypes.c_void_p).value or 0)
+    for function in (llama_cpp.llama_get_logits, llama_cpp.llama_get_embeddings)
+)
+
 
 def _load_model(path: Path, config: EngineConfig) -> Any:
     llama_log.install()
@@ -166,7 +172,7 @@ class LlamaCppEngine:
         if status == 0:
             for part in slices:
                 self._lengths[part.seq] += len(part.token_ids)
-            return self._rows(llama_cpp.llama_get_logits(self._context), n_rows, self.n_vocab)
+            return self._rows(_get_logits(self._context), n_rows, self.n_vocab)
         for part in slices:
             self.truncate(part.seq, part.n_past)
         if status == _ABORTED:
@@ -181,7 +187,7 @@ class LlamaCppEngine:
             for begin in range(0, len(token_ids), self.n_batch):
                 chunk = token_ids[begin : begin + self.n_batch]
                 self.forward([Slice(seq, chunk, begin, len(chunk))])
-                rows = self._rows(llama_cpp.llama_get_embeddings(self._context), len(chunk), self.n_embd)
+                rows = self._rows(_get_embeddings(self._context), len(chunk), self.n_embd)
                 states[begin : begin + len(chunk)] = rows
         finally:
             llama_cpp.llama_set_embeddings(self._context, False)
@@ -211,13 +217,13 @@ class LlamaCppEngine:
             if ids[0] < 0 or ids[0] >= self.n_vocab or (n > 1 and (ids.min() < 0 or ids.max() >= self.n_vocab)):
                 raise EngineError(f"a token id lies outside the vocabulary of {self.n_vocab}")
 
-    def _rows(self, pointer: Any, n_rows: int, width: int) -> npt.NDArray[np.float32]:
+    def _rows(self, address: int, n_rows: int, width: int) -> npt.NDArray[np.float32]:
         """llama.cpp's own memory as an array."""
         if n_rows == 0:
             return np.empty((0, width), np.float32)
-        where = (ctypes.addressof(pointer.contents), n_rows, width)
+        where = (address, n_rows, width)
         if where != self._seen:  # llama.cpp rarely moves its output, and making an array takes a while
-            memory: Any = (ctypes.c_float * (n_rows * width)).from_address(where[0])
+            memory: Any = (ctypes.c_float * (n_rows * width)).from_address(address)
             self._seen, self._view = where, np.frombuffer(memory, np.float32).reshape(n_rows, width)
         return self._view
 
