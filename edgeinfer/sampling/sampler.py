@@ -77,7 +77,7 @@ class Sampler:
         self._random = np.random.Generator(np.random.PCG64(self.seed))
         self._processors = processors_for(params, n_vocab, eos_ids)
         self._constraint = constraint
-        self._history = np.empty(prompt.size + 256, np.int32)
+        self._history: npt.NDArray[np.int32] = np.empty(prompt.size + 256, np.int32)
         self._history[: prompt.size] = prompt
         self._n_history = prompt.size
         self._work: Floats | None = None  # the row being processed; made once, when first needed

@@ -46,7 +46,7 @@ def ids(n: int, seed: int = 0) -> TokenIds:
 
 def read(engine: Engine, seq: int, tokens: TokenIds) -> npt.NDArray[np.float32]:
     """Logits after the last token, computed in passes of 512."""
-    rows = np.empty((0, 0), np.float32)
+    rows: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
     for begin in range(engine.length(seq), len(tokens), 512):
         rows = engine.forward([Slice(seq, tokens[begin : begin + 512], begin, 1)])
     last: npt.NDArray[np.float32] = rows[0].copy()
