@@ -1,19 +1,25 @@
-// EI_UNROLL: before a loop of constant length over registers. Without it the array is unrolled too late to leave memory.
+// What compilers spell differently.
 #ifndef EI_CORE_COMPILER_H
 #define EI_CORE_COMPILER_H
 
+// EI_UNROLL before a loop of constant length over registers: without it the array is unrolled too late to leave memory.
+// EI_ROLLED before a loop whose body is long: unrolled it would not fit the instruction cache.
 #if defined(__clang__)
 #define EI_UNROLL _Pragma("clang loop unroll(full)")
+#define EI_ROLLED _Pragma("clang loop unroll(disable)")
 #elif defined(__GNUC__)
 #define EI_UNROLL _Pragma("GCC unroll 64")
+#define EI_ROLLED _Pragma("GCC unroll 1")
 #else
 #define EI_UNROLL
+#define EI_ROLLED
 #endif
 
 #if defined(_MSC_VER) && !defined(__clang__)
-#define EI_INLINE static __forceinline
+#define EI_FORCE_INLINE __forceinline
 #else
-#define EI_INLINE static inline __attribute__((always_inline))
+#define EI_FORCE_INLINE inline __attribute__((always_inline))
 #endif
+#define EI_INLINE static EI_FORCE_INLINE
 
 #endif

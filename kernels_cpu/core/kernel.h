@@ -2,6 +2,7 @@
 #ifndef EI_CORE_KERNEL_H
 #define EI_CORE_KERNEL_H
 
+#include "core/formats.h"
 #include "edgeinfer_kernels.h"
 
 namespace ei {
@@ -11,22 +12,57 @@ using ProbeRead = uint64_t (*)(const void *buffer, size_t n_bytes);
 // Register-only multiply-accumulate; see ei_probe_int8.
 using ProbeInt8 = uint64_t (*)(uint64_t n_rounds);
 
-enum class Op : int32_t { probe_read, probe_int8 };
+// One activation block (core/formats.h) of up to 8 columns: columns[c] points at its first element of column c.
+struct QuantizeArgs {
+    Activation activation;
+    int32_t zero_point;
+    const float *const *columns;
+    int n_columns;
+    void *block;
+};
+using Quantize = void (*)(const QuantizeArgs &args);
+
+// The product of one panel with one group of up to 8 columns. Per output, and so for every ISA to the bit:
+//
+//   formats of 32: y = 0; for each block: y = fma(d_weight * d_activation, float(I), y), then y = fma(m_weight, sum, y) where there is an m
+//                  I = sum(q * a) + offset, exact in int32
+//   K-quants:      y = 0; for each block: y = fma(-(dmin * d_activation), float(J), y) where there is a dmin,
+//                  then y = fma(d_weight * d_activation, float(I), y)
+//                  I = sum over sub-blocks of scale * (sum(q * a) + offset), J = sum of min * sum(a), exact in int32
+struct MatmulArgs {
+    const uint8_t *panel;
+    const uint8_t *activations;
+    int64_t n_blocks;
+    float *const *out;  // out[c] + 0 .. n_rows - 1 are written
+    int n_columns;      // 1 .. 8
+    int n_rows;         // 1 .. 16, fewer than 16 in a matrix's last panel
+};
+using Matmul = void (*)(const MatmulArgs &args);
+
+enum class Op : int32_t { probe_read, probe_int8, quantize, matmul };
 
 struct Kernel {
     Op op;
+    int32_t format;  // EI_FORMAT_... of a matmul, else 0
     int32_t isa;
     union {
         ProbeRead probe_read;
         ProbeInt8 probe_int8;
+        Quantize quantize;
+        Matmul matmul;
     };
 
-    constexpr Kernel(int32_t isa_, ProbeRead run) : op(Op::probe_read), isa(isa_), probe_read(run) {}
-    constexpr Kernel(int32_t isa_, ProbeInt8 run) : op(Op::probe_int8), isa(isa_), probe_int8(run) {}
+    constexpr Kernel(int32_t isa_, ProbeRead run) : op(Op::probe_read), format(0), isa(isa_), probe_read(run) {}
+    constexpr Kernel(int32_t isa_, ProbeInt8 run) : op(Op::probe_int8), format(0), isa(isa_), probe_int8(run) {}
+    constexpr Kernel(int32_t isa_, Quantize run) : op(Op::quantize), format(0), isa(isa_), quantize(run) {}
+    constexpr Kernel(int32_t isa_, int32_t format_, Matmul run) : op(Op::matmul), format(format_), isa(isa_), matmul(run) {}
 };
 
 // The kernel of exactly this ISA, or null.
-const Kernel *find_kernel(Op op, int32_t isa);
+const Kernel *find_kernel(Op op, int32_t format, int32_t isa);
+
+// The kernel of this ISA or of the best that it builds on; null where this machine does not run `isa`, or there is none.
+const Kernel *choose_kernel(Op op, int32_t format, int32_t isa);
 
 }  // namespace ei
 #endif

@@ -18,9 +18,17 @@ const Kernel *const kTable[] = {
 
 }  // namespace
 
-const Kernel *find_kernel(Op op, int32_t isa) {
+const Kernel *find_kernel(Op op, int32_t format, int32_t isa) {
     for (const Kernel *kernel : kTable) {
-        if (kernel->op == op && kernel->isa == isa) return kernel;
+        if (kernel->op == op && kernel->format == format && kernel->isa == isa) return kernel;
+    }
+    return nullptr;
+}
+
+const Kernel *choose_kernel(Op op, int32_t format, int32_t isa) {
+    if (isa < 0 || isa >= EI_ISA_COUNT || !(ei_capabilities() & isa_bit(isa))) return nullptr;
+    for (uint32_t mask = isa_chain(isa); mask != 0; mask &= ~isa_bit(best_of(mask))) {
+        if (const Kernel *kernel = find_kernel(op, format, best_of(mask))) return kernel;
     }
     return nullptr;
 }

@@ -39,6 +39,19 @@ enum {
 
 enum { EI_OK = 0, EI_UNKNOWN = -1, EI_UNSUPPORTED = -2 };
 
+/* Formats of weights that there are kernels for, by their number in GGUF files (ggml_type). */
+enum {
+    EI_FORMAT_Q4_0 = 2,
+    EI_FORMAT_Q4_1 = 3,
+    EI_FORMAT_Q5_0 = 6,
+    EI_FORMAT_Q5_1 = 7,
+    EI_FORMAT_Q8_0 = 8,
+    EI_FORMAT_Q4_K = 12,
+    EI_FORMAT_Q5_K = 13,
+    EI_FORMAT_Q6_K = 14,
+    EI_FORMAT_IQ4_NL = 20
+};
+
 /* "avx512vnni" and so on; NULL for a number that names none. */
 EI_API const char *ei_isa_name(int32_t isa);
 /* Mask of the instruction sets that this build has and this machine runs. Never empty: scalar always is. */
@@ -60,6 +73,26 @@ EI_API uint64_t ei_probe_read(int32_t isa, const void *buffer, size_t n_bytes);
 /* Run n_rounds of int8 multiply-accumulate on registers and return how many operations that were (2 per multiply-accumulate).
  * 0 where `isa` is not in ei_capabilities(). */
 EI_API uint64_t ei_probe_int8(int32_t isa, uint64_t n_rounds);
+
+/* Matrix products y = W x. W is n_rows x n_cols (a row is one output, n_cols a multiple of the format's block), x is M columns of n_cols
+ * floats. Each y is the same bits whatever M, the split into calls, the threads and the instruction set.
+ *
+ *   1. ei_pack       once: rows as they lie in a file -> panels of 16 rows
+ *   2. ei_quantize   per x: columns -> int8 activations, in items that threads share out
+ *   3. ei_matmul     panels x activations -> y, in panels that threads share out
+ *
+ * `isa` is an EI_ISA_... of ei_capabilities(); an ISA without a kernel of its own uses the best it builds on. Buffers are 64-byte aligned. */
+EI_API int32_t ei_has_matmul(int32_t format, int64_t n_cols);
+EI_API size_t ei_packed_bytes(int32_t format, int64_t n_rows, int64_t n_cols);
+EI_API int64_t ei_n_panels(int64_t n_rows);
+EI_API void ei_pack(int32_t format, const void *rows, size_t row_bytes, int64_t n_rows, int64_t n_cols, void *packed, int64_t first_panel,
+                    int64_t n_panels);
+EI_API size_t ei_activation_bytes(int32_t format, int64_t n_cols, int64_t n_columns);
+EI_API int64_t ei_n_quantize_items(int32_t format, int64_t n_cols, int64_t n_columns);
+EI_API void ei_quantize(int32_t isa, int32_t format, const float *columns, size_t column_stride, int64_t n_cols, int64_t n_columns,
+                        void *activations, int64_t first_item, int64_t n_items);
+EI_API void ei_matmul(int32_t isa, int32_t format, const void *packed, int64_t n_rows, int64_t n_cols, const void *activations,
+                      int64_t n_columns, float *out, size_t out_stride, int64_t first_panel, int64_t n_panels);
 
 #ifdef __cplusplus
 }
