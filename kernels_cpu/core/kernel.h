@@ -39,7 +39,28 @@ struct MatmulArgs {
 };
 using Matmul = void (*)(const MatmulArgs &args);
 
-enum class Op : int32_t { probe_read, probe_int8, quantize, matmul };
+// Attention of n_tokens x (n_kv_heads * n_group) query heads over n_kv cells, K and V in half precision; strides in bytes. head_dim is a
+// multiple of 16. A mask value (half precision, one row of n_kv a token) is added to each score; minus infinity hides the cell.
+struct AttentionArgs {
+    const char *q, *k, *v, *mask;
+    char *out;
+    size_t q_token_stride, q_head_stride, k_cell_stride, k_head_stride, v_cell_stride, v_head_stride, mask_token_stride;
+    size_t out_token_stride, out_head_stride;
+    int64_t n_kv, head_dim;
+    int n_group;  // query heads that share a KV head
+    float scale;
+};
+// A part of it, for one thread. scratch: attention_scratch_bytes, 64-byte aligned. At most 64 tokens.
+struct AttentionUnit {
+    int kv_head, first_token, n_tokens, first_head, n_heads;
+    void *scratch;
+};
+using Attention = void (*)(const AttentionArgs &args, const AttentionUnit &unit);
+
+// Enough for a unit of this many tokens and heads.
+size_t attention_scratch_bytes(int64_t n_kv, int64_t head_dim, int n_tokens, int n_heads);
+
+enum class Op : int32_t { probe_read, probe_int8, quantize, matmul, attention };
 
 struct Kernel {
     Op op;
@@ -50,12 +71,14 @@ struct Kernel {
         ProbeInt8 probe_int8;
         Quantize quantize;
         Matmul matmul;
+        Attention attention;
     };
 
     constexpr Kernel(int32_t isa_, ProbeRead run) : op(Op::probe_read), format(0), isa(isa_), probe_read(run) {}
     constexpr Kernel(int32_t isa_, ProbeInt8 run) : op(Op::probe_int8), format(0), isa(isa_), probe_int8(run) {}
     constexpr Kernel(int32_t isa_, Quantize run) : op(Op::quantize), format(0), isa(isa_), quantize(run) {}
     constexpr Kernel(int32_t isa_, int32_t format_, Matmul run) : op(Op::matmul), format(format_), isa(isa_), matmul(run) {}
+    constexpr Kernel(int32_t isa_, Attention run) : op(Op::attention), format(0), isa(isa_), attention(run) {}
 };
 
 // The kernel of exactly this ISA, or null.

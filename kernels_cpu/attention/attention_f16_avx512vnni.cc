@@ -1,0 +1,9 @@
+#include "attention/attention.h"
+#include "attention/lanes_avx512.h"
+
+namespace ei {
+
+extern const Kernel ei_kernel_attention_f16_avx512vnni;
+const Kernel ei_kernel_attention_f16_avx512vnni(EI_ISA_AVX512VNNI, attend<Avx512Lanes>);
+
+}  // namespace ei

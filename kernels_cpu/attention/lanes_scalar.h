@@ -1,0 +1,120 @@
+// Sixteen lanes as an array: the definition of what the vector versions compute.
+#ifndef EI_ATTENTION_LANES_SCALAR_H
+#define EI_ATTENTION_LANES_SCALAR_H
+
+#include <cmath>
+#include <cstdint>
+
+#include "attention/exponential.h"
+#include "core/half.h"
+
+namespace ei {
+namespace {
+
+struct ScalarLanes {
+    struct F {
+        float x[16];
+    };
+    static constexpr int kRows = 6, kVectors = 1;
+
+    template <class Each>
+    static F each(Each value) {
+        F out;
+        for (int i = 0; i < 16; ++i) out.x[i] = value(i);
+        return out;
+    }
+    static F set(float value) {
+        return each([&](int) { return value; });
+    }
+    static F load(const float *from) {
+        return each([&](int i) { return from[i]; });
+    }
+    static void store(float *to, F v) {
+        for (int i = 0; i < 16; ++i) to[i] = v.x[i];
+    }
+    static F load_half(const uint16_t *from) {
+        return each([&](int i) { return half_to_float(from[i]); });
+    }
+    static F add(F a, F b) {
+        return each([&](int i) { return a.x[i] + b.x[i]; });
+    }
+    static F sub(F a, F b) {
+        return each([&](int i) { return a.x[i] - b.x[i]; });
+    }
+    static F mul(F a, F b) {
+        return each([&](int i) { return a.x[i] * b.x[i]; });
+    }
+    static F fma(F a, F b, F c) {
+        return each([&](int i) { return std::fma(a.x[i], b.x[i], c.x[i]); });
+    }
+    static F max(F a, F b) {
+        return each([&](int i) { return a.x[i] > b.x[i] ? a.x[i] : b.x[i]; });
+    }
+    // Minus infinity where the mask is.
+    static F masked(F s, F mask) {
+        return each([&](int i) { return mask.x[i] == -HUGE_VALF ? -HUGE_VALF : s.x[i]; });
+    }
+    static F where_nonzero(F p, F v) {
+        return each([&](int i) { return p.x[i] != 0.0f ? v.x[i] : 0.0f; });
+    }
+    static F or_unordered(F bad, F s) {
+        return each([&](int i) { return s.x[i] != s.x[i] ? 1.0f : bad.x[i]; });
+    }
+    static bool any(F v) {
+        bool found = false;
+        for (int i = 0; i < 16; ++i) found |= v.x[i] != 0.0f;
+        return found;
+    }
+    static float reduce_max(F v) {
+        float best = v.x[0];
+        for (int i = 1; i < 16; ++i) best = v.x[i] > best ? v.x[i] : best;
+        return best;
+    }
+    // exp of x <= 0 as a weight; see attention.h for the bit that is set.
+    static F weight(F x) {
+        return each([&](int i) {
+            if (!(x.x[i] >= kExpLowest)) return 0.0f;
+            const float n = std::nearbyint(x.x[i] * kLog2E);
+            const float r = std::fma(n, -kLn2Low, std::fma(n, -kLn2High, x.x[i]));
+            float p = kExp[0];
+            for (int c = 1; c < 6; ++c) p = std::fma(p, r, kExp[c]);
+            p = std::fma(p, r * r, r + 1.0f);
+            return bits_float((float_bits(p) + (static_cast<uint32_t>(static_cast<int32_t>(n)) << 23)) | 1);
+        });
+    }
+    // Sum of the lanes rounded to integers; each is at most 2^30 + 2^7.
+    static int64_t sum_of_integers(F v) {
+        int64_t sum = 0;
+        for (int i = 0; i < 16; ++i) sum += std::lrintf(v.x[i]);
+        return sum;
+    }
+    static bool any_nonzero_64(const float *from) {
+        bool found = false;
+        for (int i = 0; i < 64; ++i) found |= from[i] != 0.0f;
+        return found;
+    }
+    // Bit i: from[i] != value, as bits.
+    static uint64_t differs_64(const uint16_t *from, uint16_t value) {
+        uint64_t bits = 0;
+        for (int i = 0; i < 64; ++i) bits |= uint64_t{from[i] != value} << i;
+        return bits;
+    }
+    static uint16_t largest_half(const uint16_t *from, int64_t n) {
+        uint16_t best = 0;
+        for (int64_t i = 0; i < n; ++i) {
+            const uint16_t magnitude = from[i] & 0x7fff;
+            best = magnitude > best ? magnitude : best;
+        }
+        return best;
+    }
+    // Elements at .. at + 15 of 16 cells: to[d * stride + cell].
+    static void transpose_half(const char *const (&cells)[16], int64_t at, float *to, int64_t stride) {
+        for (int d = 0; d < 16; ++d) {
+            for (int c = 0; c < 16; ++c) to[d * stride + c] = half_to_float(reinterpret_cast<const uint16_t *>(cells[c])[at + d]);
+        }
+    }
+};
+
+}  // namespace
+}  // namespace ei
+#endif
