@@ -136,14 +136,14 @@ struct ActivationMin256 {  // pair[p]: sum(q) of sub-block 2p in the low 16 bits
     float d[kGroupColumns];
     uint8_t pad[32];
 };
-struct ActivationZero256 {  // offset[s] = -32 * sum(q) of the 16 elements of sub-block s
+struct ActivationZero256 {  // offset[s] = -32 * sum(q) of the 16 elements of sub-block s; pair[p]: the sums of 2p and 2p + 1, as above
     int8_t q[64][kGroupColumns][4];
-    int32_t offset[16][kGroupColumns];
+    int32_t offset[16][kGroupColumns], pair[8][kGroupColumns];
     float d[kGroupColumns];
     uint8_t pad[32];
 };
 static_assert(sizeof(ActivationZero32) == 320 && sizeof(ActivationMin32) == 320, "a multiple of 64");
-static_assert(sizeof(ActivationMin256) == 2240 && sizeof(ActivationZero256) == 2624, "a multiple of 64");
+static_assert(sizeof(ActivationMin256) == 2240 && sizeof(ActivationZero256) == 2880, "a multiple of 64");
 
 static constexpr float kTinyActivation = 0x1p-100f;
 

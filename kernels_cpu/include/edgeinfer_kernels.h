@@ -94,6 +94,12 @@ EI_API void ei_quantize(int32_t isa, int32_t format, const float *columns, size_
 EI_API void ei_matmul(int32_t isa, int32_t format, const void *packed, int64_t n_rows, int64_t n_cols, const void *activations,
                       int64_t n_columns, float *out, size_t out_stride, int64_t first_panel, int64_t n_panels);
 
+/* The plug-in for ggml's CPU backend: our products and attention inside llama.cpp's own threads. `resolve` finds functions of the ggml
+ * libraries by name (NULL where there is none). Returns NULL once it is active, or why it stands aside, in which case nothing has changed.
+ * Models that are loaded afterwards use it; calling it again changes nothing. Not thread-safe. */
+typedef void *(*ei_resolve_symbol)(const char *name);
+EI_API const char *ei_ggml_install(ei_resolve_symbol resolve);
+
 #ifdef __cplusplus
 }
 #endif

@@ -45,6 +45,10 @@ EI_INLINE void scatter(const int8_t *q, int n, int c, Block &block) {
     for (int g = 0; g < n / 4; ++g) std::memcpy(block.q[g][c], q + 4 * g, 4);
 }
 
+EI_INLINE int32_t pack_pair(int32_t low, int32_t high) {
+    return static_cast<int32_t>((static_cast<uint32_t>(low) & 0xffff) | static_cast<uint32_t>(high) << 16);
+}
+
 void quantize_32(const QuantizeArgs &args) {
     // Both blocks of 32 have the same shape; only the last row differs.
     ActivationZero32 &block = *static_cast<ActivationZero32 *>(args.block);
@@ -74,15 +78,13 @@ void quantize_256(const QuantizeArgs &args) {
             ActivationMin256 &block = *static_cast<ActivationMin256 *>(args.block);
             scatter(q, 256, c, block);
             block.d[c] = d;
-            for (int p = 0; p < 4; ++p) {
-                const uint32_t low = static_cast<uint32_t>(sum[4 * p] + sum[4 * p + 1]), high = static_cast<uint32_t>(sum[4 * p + 2] + sum[4 * p + 3]);
-                block.pair[p][c] = static_cast<int32_t>((low & 0xffff) | high << 16);
-            }
+            for (int p = 0; p < 4; ++p) block.pair[p][c] = pack_pair(sum[4 * p] + sum[4 * p + 1], sum[4 * p + 2] + sum[4 * p + 3]);
         } else {
             ActivationZero256 &block = *static_cast<ActivationZero256 *>(args.block);
             scatter(q, 256, c, block);
             block.d[c] = d;
             for (int s = 0; s < 16; ++s) block.offset[s][c] = -args.zero_point * sum[s];
+            for (int p = 0; p < 8; ++p) block.pair[p][c] = pack_pair(sum[2 * p], sum[2 * p + 1]);
         }
     }
 }

@@ -37,6 +37,8 @@ int32_t sum(const int8_t *q, int n) {
     return total;
 }
 
+int32_t pack_pair(int32_t low, int32_t high) { return static_cast<int32_t>((static_cast<uint32_t>(low) & 0xffff) | static_cast<uint32_t>(high) << 16); }
+
 template <class Block>
 void place(const Quantized &from, int n, int c, Block &to) {
     for (int i = 0; i < n; ++i) to.q[i / 4][c][i % 4] = from.q[i];
@@ -58,14 +60,12 @@ void quantize(const QuantizeArgs &args) {
         } else if (args.activation == Activation::min256) {
             ActivationMin256 &block = *static_cast<ActivationMin256 *>(args.block);
             place(column, 256, c, block);
-            for (int p = 0; p < 4; ++p) {
-                const uint32_t low = static_cast<uint32_t>(sum(column.q + 64 * p, 32)), high = static_cast<uint32_t>(sum(column.q + 64 * p + 32, 32));
-                block.pair[p][c] = static_cast<int32_t>((low & 0xffff) | high << 16);
-            }
+            for (int p = 0; p < 4; ++p) block.pair[p][c] = pack_pair(sum(column.q + 64 * p, 32), sum(column.q + 64 * p + 32, 32));
         } else {
             ActivationZero256 &block = *static_cast<ActivationZero256 *>(args.block);
             place(column, 256, c, block);
             for (int s = 0; s < 16; ++s) block.offset[s][c] = -args.zero_point * sum(column.q + 16 * s, 16);
+            for (int p = 0; p < 8; ++p) block.pair[p][c] = pack_pair(sum(column.q + 32 * p, 16), sum(column.q + 32 * p + 16, 16));
         }
     }
 }

@@ -1,0 +1,9 @@
+#include "attention/attention.h"
+#include "attention/lanes_avx2.h"
+
+namespace ei {
+
+extern const Kernel ei_kernel_attention_f16_avx2;
+const Kernel ei_kernel_attention_f16_avx2(EI_ISA_AVX2, attend<Avx2Lanes>);
+
+}  // namespace ei

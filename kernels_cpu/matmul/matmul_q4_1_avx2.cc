@@ -1,0 +1,8 @@
+#include "matmul/avx2.h"
+
+namespace ei {
+
+extern const Kernel ei_kernel_matmul_q4_1_avx2;
+const Kernel ei_kernel_matmul_q4_1_avx2(EI_ISA_AVX2, EI_FORMAT_Q4_1, matmul_min32<NibbleWeights>);
+
+}  // namespace ei

@@ -1,0 +1,165 @@
+// The plug-in for ggml's CPU backend.
+//
+// ggml-cpu keeps a list of extra buffer types. The loader offers each weight to them in turn, and the compute loop asks each of them about
+// every operation. We take over the first of the list in place: its table of functions and its context are ours, and what we do not want
+// goes to what was there before. So weights of our formats are packed as they load, products with them and attention run here, in ggml's
+// own threads, and everything else, weights that were loaded earlier included, goes on as before.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "edgeinfer_kernels.h"
+#include "plugin/install.h"
+#include "plugin/operations.h"
+
+namespace ei {
+
+GgmlLibrary g_ggml{};
+
+namespace {
+
+class MultiplyTraits final : public ggml::TensorTraits {
+  public:
+    bool work_size(int n_threads, const ggml::Tensor *op, size_t &size) override {
+        size = op->op == ggml::kMulMat ? multiply_work_bytes(op, n_threads) : multiply_experts_work_bytes(op, n_threads);
+        return true;
+    }
+    bool compute_forward(ggml::ComputeParams *params, ggml::Tensor *op) override {
+        op->op == ggml::kMulMat ? multiply(*params, op) : multiply_experts(*params, op);
+        return true;
+    }
+};
+
+class AttendTraits final : public ggml::TensorTraits {
+  public:
+    bool work_size(int n_threads, const ggml::Tensor *op, size_t &size) override {
+        size = attend_work_bytes(op, n_threads);
+        return true;
+    }
+    bool compute_forward(ggml::ComputeParams *params, ggml::Tensor *op) override {
+        attend(*params, op);
+        return true;
+    }
+};
+
+// Never destroyed: ggml may still ask them while the process ends.
+template <class T>
+T &immortal() {
+    alignas(T) static char memory[sizeof(T)];
+    static T *const object = new (memory) T;
+    return *object;
+}
+
+struct Hook {
+    ggml::BufferType *type;
+    ggml::BufferTypeInterface type_before;
+    ggml::ExtraBufferType *context_before;
+    ggml::BufferInterface buffer_before;
+} g_hook{};
+
+class OurBufferType final : public ggml::ExtraBufferType {
+  public:
+    bool supports_op(ggml::Device *device, const ggml::Tensor *op) override {
+        const ggml::Tensor *weight = op->src[0];
+        const bool product = op->op == ggml::kMulMat || op->op == ggml::kMulMatId;
+        if (!product || weight->buffer == nullptr || weight->buffer->buft != g_hook.type || !can_pack(weight)) {
+            return g_hook.context_before->supports_op(device, op);
+        }
+        const ggml::Buffer *x = op->src[1]->buffer;
+        return (x == nullptr || g_ggml.ggml_backend_buft_is_host(x->buft)) && (can_multiply(op) || can_multiply_experts(op));
+    }
+    // For a product this answers the weight's `extra`: ours, or that of who packed it.
+    ggml::TensorTraits *get_tensor_traits(const ggml::Tensor *op) override {
+        if (op->op == ggml::kFlashAttention) return can_attend(op) ? &immortal<AttendTraits>() : nullptr;
+        return g_hook.context_before->get_tensor_traits(op);
+    }
+};
+
+bool is_ours(const ggml::Tensor *tensor) { return tensor->extra == static_cast<ggml::TensorTraits *>(&immortal<MultiplyTraits>()); }
+
+int32_t init_tensor(ggml::Buffer *buffer, ggml::Tensor *tensor) {
+    if (!can_pack(tensor)) return g_hook.buffer_before.init_tensor ? g_hook.buffer_before.init_tensor(buffer, tensor) : ggml::kSuccess;
+    tensor->extra = static_cast<ggml::TensorTraits *>(&immortal<MultiplyTraits>());
+    return ggml::kSuccess;
+}
+
+void set_tensor(ggml::Buffer *buffer, ggml::Tensor *tensor, const void *data, size_t offset, size_t size) {
+    if (!is_ours(tensor)) return g_hook.buffer_before.set_tensor(buffer, tensor, data, offset, size);
+    if (offset != 0 || size != g_ggml.ggml_nbytes(tensor)) {
+        std::fprintf(stderr, "edgeinfer: tensor %s arrives in pieces, which cannot be packed\n", tensor->name);
+        std::abort();
+    }
+    pack_weight(tensor, data);
+}
+
+ggml::Buffer *alloc_buffer(ggml::BufferType *type, size_t size) {
+    ggml::Buffer *buffer = g_hook.type_before.alloc_buffer(type, size);
+    if (buffer == nullptr) return nullptr;
+    g_hook.buffer_before = buffer->iface;
+    buffer->iface.init_tensor = init_tensor;
+    buffer->iface.set_tensor = set_tensor;
+    buffer->iface.get_tensor = nullptr;
+    buffer->iface.cpy_tensor = nullptr;
+    return buffer;
+}
+
+size_t get_alloc_size(ggml::BufferType *type, const ggml::Tensor *tensor) {
+    if (can_pack(tensor)) return packed_bytes(tensor);
+    return g_hook.type_before.get_alloc_size ? g_hook.type_before.get_alloc_size(type, tensor) : g_ggml.ggml_nbytes(tensor);
+}
+
+void hook(ggml::BufferType *type) {
+    g_hook.type = type;
+    g_hook.type_before = type->iface;
+    g_hook.context_before = static_cast<ggml::ExtraBufferType *>(type->context);
+    type->context = static_cast<ggml::ExtraBufferType *>(&immortal<OurBufferType>());
+    type->iface.alloc_buffer = alloc_buffer;
+    type->iface.get_alloc_size = get_alloc_size;
+}
+
+void unhook() {
+    g_hook.type->iface = g_hook.type_before;
+    g_hook.type->context = g_hook.context_before;
+    g_hook = Hook{};
+}
+
+// The first extra buffer type of the CPU device, or null.
+ggml::BufferType *first_extra_buffer_type() {
+    constexpr int32_t kCpuDevice = 0;
+    ggml::Device *device = g_ggml.ggml_backend_dev_by_type(kCpuDevice);
+    if (device == nullptr) return nullptr;
+    using GetExtra = ggml::BufferType **(*)(ggml::Device *);
+    const GetExtra get = reinterpret_cast<GetExtra>(
+        g_ggml.ggml_backend_reg_get_proc_address(g_ggml.ggml_backend_dev_backend_reg(device), "ggml_backend_dev_get_extra_bufts"));
+    ggml::BufferType **list = get ? get(device) : nullptr;
+    return list ? list[0] : nullptr;
+}
+
+const char *try_install(ei_resolve_symbol resolve) {
+#define EI_GGML(result, name, arguments)                                              \
+    g_ggml.name = reinterpret_cast<result(*) arguments>(resolve(#name));              \
+    if (g_ggml.name == nullptr) return "this build of llama.cpp does not export " #name;
+    EI_GGML_FUNCTIONS(EI_GGML)
+#undef EI_GGML
+    if (!(ei_enabled() & ~uint32_t{1 << EI_ISA_SCALAR})) return "this processor has none of the instruction sets that our kernels need";
+    if (std::strcmp(g_ggml.ggml_version(), ggml::kVersion) != 0) return "llama.cpp is of another version than our kernels were written for";
+    if (const char *why = check_structures()) return why;
+    ggml::BufferType *type = first_extra_buffer_type();
+    if (type == nullptr || type->context == nullptr) return "this build of llama.cpp has no extra buffer type";
+    hook(type);
+    const char *why = self_test();
+    if (why != nullptr) unhook();
+    return why;
+}
+
+}  // namespace
+
+ggml::BufferType *hooked_buffer_type() { return g_hook.type; }
+
+}  // namespace ei
+
+extern "C" const char *ei_ggml_install(ei_resolve_symbol resolve) {
+    if (ei::hooked_buffer_type() != nullptr) return nullptr;
+    return ei::try_install(resolve);
+}

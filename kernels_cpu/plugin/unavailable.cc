@@ -1,0 +1,4 @@
+// Systems where ggml's functions are not exported, or classes are laid out differently.
+#include "edgeinfer_kernels.h"
+
+extern "C" const char *ei_ggml_install(ei_resolve_symbol) { return "on Windows llama.cpp cannot take our kernels yet"; }
