@@ -29,15 +29,19 @@ EI_INLINE __m512i broadcast(const int8_t *four) {
 }
 
 // Weights that will be wanted in about a microsecond; the hardware prefetcher stops at every page. Few columns wait for memory and gain
-// from the second-level cache's longer queue of misses; many columns compute while the first level fills.
-template <int T, int kBytes>
-EI_INLINE void prefetch(const uint8_t *at) {
-    constexpr int kAhead = 8192;
-    EI_UNROLL
-    for (int i = 0; i < kBytes; i += 64) {
-        _mm_prefetch(reinterpret_cast<const char *>(at + kAhead + i), T <= 4 ? _MM_HINT_T1 : _MM_HINT_T0);
+// from the second-level cache's longer queue of misses; many columns compute while the first level fills. It runs through a panel at the
+// pace of the product, kBytes a call, and leaves no line out: one that comes late costs as much as the other forty-three of a run.
+template <int T>
+struct Prefetch {
+    const uint8_t *at;
+    explicit Prefetch(const uint8_t *panel) : at(panel + 8192) {}
+    template <int kBytes>
+    EI_FORCE_INLINE void next() {
+        EI_UNROLL
+        for (int i = 0; i < kBytes; i += 64) _mm_prefetch(reinterpret_cast<const char *>(at + i), T <= 4 ? _MM_HINT_T1 : _MM_HINT_T0);
+        at += kBytes;
     }
-}
+};
 
 template <int T>
 EI_INLINE void store(const MatmulArgs &args, const __m512 (&y)[T]) {
@@ -98,6 +102,7 @@ void tile_zero32(const MatmulArgs &args) {
     using Body = typename Unpack::Body;
     const Body *body = reinterpret_cast<const Body *>(args.panel);
     const ActivationZero32 *a = reinterpret_cast<const ActivationZero32 *>(args.activations);
+    Prefetch<T> ahead(args.panel);
     __m512 y[T];
     EI_UNROLL
     for (int c = 0; c < T; ++c) y[c] = _mm512_setzero_ps();
@@ -105,7 +110,7 @@ void tile_zero32(const MatmulArgs &args) {
         const int64_t n = left < kRunBlocks ? left : kRunBlocks;
         const TailScale *tail = reinterpret_cast<const TailScale *>(body + n);
         for (int64_t b = 0; b < n; ++b, ++body, ++tail, ++a) {
-            prefetch<T, sizeof(Body) + sizeof(TailScale)>(reinterpret_cast<const uint8_t *>(body));
+            ahead.template next<sizeof(Body) + sizeof(TailScale)>();
             __m512i w[8], sum[T];
             Unpack::unpack(*body, w);
             EI_UNROLL
@@ -129,6 +134,7 @@ void tile_min32(const MatmulArgs &args) {
     using Body = typename Unpack::Body;
     const Body *body = reinterpret_cast<const Body *>(args.panel);
     const ActivationMin32 *a = reinterpret_cast<const ActivationMin32 *>(args.activations);
+    Prefetch<T> ahead(args.panel);
     __m512 y[T];
     EI_UNROLL
     for (int c = 0; c < T; ++c) y[c] = _mm512_setzero_ps();
@@ -136,7 +142,7 @@ void tile_min32(const MatmulArgs &args) {
         const int64_t n = left < kRunBlocks ? left : kRunBlocks;
         const TailScaleMin *tail = reinterpret_cast<const TailScaleMin *>(body + n);
         for (int64_t b = 0; b < n; ++b, ++body, ++tail, ++a) {
-            prefetch<T, sizeof(Body) + sizeof(TailScaleMin)>(reinterpret_cast<const uint8_t *>(body));
+            ahead.template next<sizeof(Body) + sizeof(TailScaleMin)>();
             __m512i w[8], sum[T];
             Unpack::unpack(*body, w);
             EI_UNROLL
@@ -193,14 +199,14 @@ void tile_min256(const MatmulArgs &args) {
     using Body = typename Unpack::Body;
     const Body *body = reinterpret_cast<const Body *>(args.panel);
     const ActivationMin256 *a = reinterpret_cast<const ActivationMin256 *>(args.activations);
+    Prefetch<T> ahead(args.panel);
     __m512 y[T];
     EI_UNROLL
     for (int c = 0; c < T; ++c) y[c] = _mm512_setzero_ps();
     for (int64_t b = 0; b < args.n_blocks; ++b, ++body, ++a) {
-        const uint8_t *const stream = reinterpret_cast<const uint8_t *>(body);
         ScalesAndMins scales;
         unpack_scales(body->scale_low, body->scale_high, scales);
-        prefetch<T, sizeof(Body) - 8 * Unpack::kStep>(stream + 8 * Unpack::kStep);
+        ahead.template next<sizeof(Body) - 8 * Unpack::kStep>();
         __m512i total[T];
         EI_UNROLL
         for (int c = 0; c < T; ++c) total[c] = _mm512_setzero_si512();
@@ -218,7 +224,7 @@ void tile_min256(const MatmulArgs &args) {
         }
         EI_ROLLED
         for (int s = 0; s < 8; ++s) {
-            prefetch<T, Unpack::kStep>(stream + s * Unpack::kStep);
+            ahead.template next<Unpack::kStep>();
             __m512i w[8], sum[T];
             Unpack::unpack(*body, s, w);
             EI_UNROLL

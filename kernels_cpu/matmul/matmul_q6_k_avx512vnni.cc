@@ -17,6 +17,7 @@ template <int T>
 void tile(const MatmulArgs &args) {
     const BodyQ6_K *body = reinterpret_cast<const BodyQ6_K *>(args.panel);
     const ActivationZero256 *a = reinterpret_cast<const ActivationZero256 *>(args.activations);
+    Prefetch<T> ahead(args.panel);
     __m512 y[T];
     EI_UNROLL
     for (int c = 0; c < T; ++c) y[c] = _mm512_setzero_ps();
@@ -24,14 +25,13 @@ void tile(const MatmulArgs &args) {
         const int64_t n = left < kRunBlocks ? left : kRunBlocks;
         const TailScale *tail = reinterpret_cast<const TailScale *>(body + n);
         for (int64_t b = 0; b < n; ++b, ++body, ++tail, ++a) {
-            const uint8_t *const stream = reinterpret_cast<const uint8_t *>(body);
-            prefetch<T, 256>(stream + 16 * 192);
+            ahead.template next<256 + sizeof(TailScale)>();
             __m512i total[T];
             EI_UNROLL
             for (int c = 0; c < T; ++c) total[c] = _mm512_setzero_si512();
             EI_ROLLED
             for (int s = 0; s < 16; ++s) {
-                prefetch<T, 192>(stream + s * 192);
+                ahead.template next<192>();
                 __m512i w[4], sum[T];
                 unpack(*body, s, w);
                 EI_UNROLL

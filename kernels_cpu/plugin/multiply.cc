@@ -13,7 +13,7 @@ Counters g_counters{};
 
 namespace {
 
-constexpr int64_t kGroup = kGroupColumns;
+constexpr int64_t kGroup = kGroupColumns, kFewGroups = 2;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -26,6 +26,7 @@ int64_t n_matrices(const ggml::Tensor *t) { return t->ne[2]; }
 
 // A column of x or of the result, counted through its three outer dimensions.
 char *column(const ggml::Tensor *t, int64_t index) {
+    if (index < t->ne[1]) return static_cast<char *>(t->data) + static_cast<size_t>(index) * t->nb[1];
     const int64_t i1 = index % t->ne[1], i2 = index / t->ne[1] % t->ne[2], i3 = index / t->ne[1] / t->ne[2];
     return static_cast<char *>(t->data) + static_cast<size_t>(i1) * t->nb[1] + static_cast<size_t>(i2) * t->nb[2] + static_cast<size_t>(i3) * t->nb[3];
 }
@@ -62,16 +63,26 @@ void quantize_items(const Product &p, const ggml::Tensor *x, char *activations, 
     }
 }
 
+// Where a group's results go.
+struct Outputs {
+    float *column[kGroup];
+    int n;
+
+    Outputs() = default;
+    Outputs(const Product &p, const ggml::Tensor *op, int64_t group) : n(p.group_size(group)) {
+        for (int c = 0; c < n; ++c) column[c] = reinterpret_cast<float *>(ei::column(op, group * kGroup + c));
+    }
+};
+
 // One group of columns with panels [first, last).
-void multiply_group(const Product &p, const ggml::Tensor *op, const char *activations, int64_t group, int64_t first, int64_t last) {
-    float *columns[kGroup], *out[kGroup];
-    const int n = p.group_size(group);
-    for (int c = 0; c < n; ++c) columns[c] = reinterpret_cast<float *>(column(op, group * kGroup + c));
+void multiply_group(const Product &p, const ggml::Tensor *op, const char *activations, int64_t group, const Outputs &outputs, int64_t first,
+                    int64_t last) {
+    float *out[kGroup];
     for (int64_t panel = first; panel < last; ++panel) {
         const int64_t row = panel * kPanelRows;
-        for (int c = 0; c < n; ++c) out[c] = columns[c] + row;
+        for (int c = 0; c < outputs.n; ++c) out[c] = outputs.column[c] + row;
         p.matmul->matmul({static_cast<const uint8_t *>(op->src[0]->data) + static_cast<size_t>(panel) * p.panel_bytes,
-                          reinterpret_cast<const uint8_t *>(activations) + static_cast<size_t>(group) * p.group_bytes, p.n_blocks, out, n,
+                          reinterpret_cast<const uint8_t *>(activations) + static_cast<size_t>(group) * p.group_bytes, p.n_blocks, out, outputs.n,
                           static_cast<int>(std::min<int64_t>(kPanelRows, p.n_rows - row))});
     }
 }
@@ -80,16 +91,26 @@ void multiply_group(const Product &p, const ggml::Tensor *op, const char *activa
 // Many: as much as stays in the second-level cache while every group of columns passes over it.
 int64_t chunk_panels(const Product &p, int n_threads) {
     const int64_t share = divide_up(p.n_panels, 4 * int64_t{n_threads});
-    if (p.n_groups <= 2) return std::min<int64_t>(share, 64);
+    if (p.n_groups <= kFewGroups) return std::min<int64_t>(share, 64);
     return std::max<int64_t>(1, std::min<int64_t>(share, static_cast<int64_t>((256 << 10) / p.panel_bytes)));
 }
 
 // With few groups weights come from memory, and a panel is used up before the next; with many the groups take turns on panels that stay in
 // the second-level cache.
 void multiply_chunk(const Product &p, const ggml::Tensor *op, const char *activations, int64_t first, int64_t last) {
-    const int64_t step = p.n_groups <= 2 ? 1 : chunk_panels(p, 1);
+    if (p.n_groups <= kFewGroups) {
+        Outputs outputs[kFewGroups];
+        for (int64_t group = 0; group < p.n_groups; ++group) outputs[group] = Outputs(p, op, group);
+        for (int64_t panel = first; panel < last; ++panel) {
+            for (int64_t group = 0; group < p.n_groups; ++group) multiply_group(p, op, activations, group, outputs[group], panel, panel + 1);
+        }
+        return;
+    }
+    const int64_t step = chunk_panels(p, 1);
     for (int64_t at = first; at < last; at += step) {
-        for (int64_t group = 0; group < p.n_groups; ++group) multiply_group(p, op, activations, group, at, std::min(at + step, last));
+        for (int64_t group = 0; group < p.n_groups; ++group) {
+            multiply_group(p, op, activations, group, Outputs(p, op, group), at, std::min(at + step, last));
+        }
     }
 }
 

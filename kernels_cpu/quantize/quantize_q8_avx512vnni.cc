@@ -10,9 +10,9 @@
 namespace ei {
 namespace {
 
-// kN / 16 registers of 16 elements -> int8 in q, int32 lanes kept in `words` for the sums. Returns d.
+// kN / 16 registers of 16 elements -> int8 in q. Returns d.
 template <int kN>
-EI_INLINE float quantize_column(const float *x, int8_t *q, __m512i (&words)[kN / 16]) {
+EI_INLINE float quantize_column(const float *x, int8_t *q) {
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     __m512 v[kN / 16];
     __m512i largest = _mm512_setzero_si512();
@@ -34,8 +34,8 @@ EI_INLINE float quantize_column(const float *x, int8_t *q, __m512i (&words)[kN /
     const __mmask16 keep = inverse != 0.0f ? 0xffff : 0;  // infinity times 0 is not 0
     EI_UNROLL
     for (int i = 0; i < kN / 16; ++i) {
-        words[i] = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(v[i], _mm512_set1_ps(inverse)));
-        _mm_storeu_si128(reinterpret_cast<__m128i *>(q + 16 * i), _mm512_cvtepi32_epi8(words[i]));
+        const __m512i words = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(v[i], _mm512_set1_ps(inverse)));
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(q + 16 * i), _mm512_cvtepi32_epi8(words));
     }
     return d;
 }
@@ -49,15 +49,31 @@ EI_INLINE int32_t pack_pair(int32_t low, int32_t high) {
     return static_cast<int32_t>((static_cast<uint32_t>(low) & 0xffff) | static_cast<uint32_t>(high) << 16);
 }
 
+// Sums of four neighbours of 64 elements: VPDPBUSD with ones.
+EI_INLINE __m512i sums_of_four(const int8_t *q) {
+    return _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), _mm512_loadu_si512(q));
+}
+
+// Sums of 16 neighbours of 256 elements: 4 lanes of each of 4 registers, by two rounds of transposing and adding.
+EI_INLINE __m512i sums_of_sixteen(const int8_t *q) {
+    const __m512i a = sums_of_four(q), b = sums_of_four(q + 64), c = sums_of_four(q + 128), d = sums_of_four(q + 192);
+    const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    // Quarter i of `all`: sums of sub-block i of a, b, c and d.
+    const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), all);
+}
+
 void quantize_32(const QuantizeArgs &args) {
     // Both blocks of 32 have the same shape; only the last row differs.
     ActivationZero32 &block = *static_cast<ActivationZero32 *>(args.block);
     for (int c = 0; c < args.n_columns; ++c) {
         int8_t q[32];
-        __m512i words[2];
-        block.d[c] = quantize_column<32>(args.columns[c], q, words);
+        block.d[c] = quantize_column<32>(args.columns[c], q);
         scatter(q, 32, c, block);
-        const int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(words[0], words[1]));
+        const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(q));
+        const __m256i fours = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), all);
+        const int32_t sum = _mm512_reduce_add_epi32(_mm512_zextsi256_si512(fours));
         if (args.activation == Activation::zero32) {
             block.offset[c] = -args.zero_point * sum;
         } else {
@@ -68,12 +84,10 @@ void quantize_32(const QuantizeArgs &args) {
 
 void quantize_256(const QuantizeArgs &args) {
     for (int c = 0; c < args.n_columns; ++c) {
-        int8_t q[256];
-        __m512i words[16];
-        const float d = quantize_column<256>(args.columns[c], q, words);
-        int32_t sum[16];
-        EI_UNROLL
-        for (int s = 0; s < 16; ++s) sum[s] = _mm512_reduce_add_epi32(words[s]);
+        alignas(64) int8_t q[256];
+        alignas(64) int32_t sum[16];
+        const float d = quantize_column<256>(args.columns[c], q);
+        _mm512_store_si512(sum, sums_of_sixteen(q));
         if (args.activation == Activation::min256) {
             ActivationMin256 &block = *static_cast<ActivationMin256 *>(args.block);
             scatter(q, 256, c, block);
