@@ -323,15 +323,15 @@ Weights weigh(float *row, const float *v_max, int n) {
         for (int i = 0; i < n; i += 16) L::store(row + i, L::set(0.0f));
         return {0.0f, 0.0f};
     }
-    int64_t sum = 0;
+    typename L::Sum sum = L::no_integers();
     typename L::F bound = L::set(0.0f);
     for (int i = 0; i < n; i += 16) {
         const typename L::F p = L::weight(L::sub(L::load(row + i), L::set(max)));
         L::store(row + i, p);
-        sum += L::sum_of_integers(L::mul(p, L::set(0x1p30f)));
+        sum = L::add_integers(sum, L::mul(p, L::set(0x1p30f)));
         bound = L::max(bound, L::where_nonzero(p, L::load(v_max + i)));
     }
-    return {static_cast<float>(static_cast<double>(sum) * 0x1p-30), L::reduce_max(bound)};
+    return {static_cast<float>(static_cast<double>(L::total(sum)) * 0x1p-30), L::reduce_max(bound)};
 }
 
 // C = 1.5 * 2^k with 2^(k-1) > 1.125 * bound.

@@ -69,8 +69,15 @@ struct Avx2Lanes {
         const __m256i i = _mm256_cvtps_epi32(v);
         return _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_castsi256_si128(i)), _mm256_cvtepi32_epi64(_mm256_extracti128_si256(i, 1)));
     }
-    static EI_FORCE_INLINE int64_t sum_of_integers(F v) {
-        const __m256i sum = _mm256_add_epi64(widened(v.a), widened(v.b));
+    using Sum = __m256i;
+    static EI_FORCE_INLINE Sum no_integers() { return _mm256_setzero_si256(); }
+    // They are not negative: even and odd lanes need no sign.
+    static EI_FORCE_INLINE Sum add_integers(Sum sum, F v) {
+        const __m256i low = _mm256_set1_epi64x(0xffffffff), a = _mm256_cvtps_epi32(v.a), b = _mm256_cvtps_epi32(v.b);
+        const __m256i even = _mm256_add_epi64(_mm256_and_si256(a, low), _mm256_and_si256(b, low));
+        return _mm256_add_epi64(sum, _mm256_add_epi64(even, _mm256_add_epi64(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32))));
+    }
+    static EI_FORCE_INLINE int64_t total(Sum sum) {
         const __m128i half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
         return _mm_cvtsi128_si64(_mm_add_epi64(half, _mm_unpackhi_epi64(half, half)));
     }

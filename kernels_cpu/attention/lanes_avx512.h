@@ -45,11 +45,15 @@ struct Avx512Lanes {
         const __m512i scaled = _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23));
         return _mm512_castsi512_ps(_mm512_maskz_or_epi32(keep, scaled, _mm512_set1_epi32(1)));
     }
-    static EI_FORCE_INLINE int64_t sum_of_integers(F v) {
+    using Sum = __m512i;
+    static EI_FORCE_INLINE Sum no_integers() { return _mm512_setzero_si512(); }
+    // They are not negative: even and odd lanes need no sign.
+    static EI_FORCE_INLINE Sum add_integers(Sum sum, F v) {
         const __m512i i = _mm512_cvtps_epi32(v);
-        return _mm512_reduce_add_epi64(_mm512_add_epi64(_mm512_cvtepi32_epi64(_mm512_castsi512_si256(i)),
-                                                        _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(i, 1))));
+        const __m512i even = _mm512_and_si512(i, _mm512_set1_epi64(0xffffffff)), odd = _mm512_srli_epi64(i, 32);
+        return _mm512_add_epi64(sum, _mm512_add_epi64(even, odd));
     }
+    static EI_FORCE_INLINE int64_t total(Sum sum) { return _mm512_reduce_add_epi64(sum); }
     static EI_FORCE_INLINE bool any_nonzero_64(const float *from) {
         const __m512i a = _mm512_or_si512(_mm512_loadu_si512(from), _mm512_loadu_si512(from + 16));
         const __m512i b = _mm512_or_si512(_mm512_loadu_si512(from + 32), _mm512_loadu_si512(from + 48));

@@ -83,11 +83,13 @@ struct ScalarLanes {
         });
     }
     // Sum of the lanes rounded to integers; each is at most 2^30 + 2^7.
-    static int64_t sum_of_integers(F v) {
-        int64_t sum = 0;
+    using Sum = int64_t;
+    static Sum no_integers() { return 0; }
+    static Sum add_integers(Sum sum, F v) {
         for (int i = 0; i < 16; ++i) sum += std::lrintf(v.x[i]);
         return sum;
     }
+    static int64_t total(Sum sum) { return sum; }
     static bool any_nonzero_64(const float *from) {
         bool found = false;
         for (int i = 0; i < 64; ++i) found |= from[i] != 0.0f;

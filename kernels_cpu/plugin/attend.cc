@@ -11,7 +11,7 @@ namespace {
 
 // Rows (query heads x tokens) that one unit computes, at most: keys and values are converted once for them, and their scores should stay
 // near the core.
-constexpr int kMostRows = 48;
+constexpr int kMostRows = 64;
 constexpr size_t kMostScoreBytes = 4 << 20;
 
 struct Split {
@@ -29,12 +29,14 @@ struct Shape {
         n_group = static_cast<int>(q->ne[2] / k->ne[2]);
     }
 
-    Split split(int64_t tokens, int64_t heads, int64_t) const {
-        const int64_t token_blocks = (n_tokens + tokens - 1) / tokens, head_blocks = (n_group + heads - 1) / heads;
+    Split split(int64_t token_blocks, int64_t heads) const {
+        const int64_t tokens = (n_tokens + token_blocks - 1) / token_blocks, head_blocks = (n_group + heads - 1) / heads;
+        token_blocks = (n_tokens + tokens - 1) / tokens;
         return {static_cast<int>(tokens), static_cast<int>(heads), token_blocks, head_blocks, n_streams * n_kv_heads * token_blocks * head_blocks};
     }
 
-    // The split whose busiest thread has least to do; reading keys and values costs a unit as much as kReading rows.
+    // The split whose busiest thread has least to do; reading keys and values costs a unit as much as kReading rows. Tokens are shared out
+    // evenly, in the fewest blocks that keep to the limit or in a few more.
     Split best_split(int n_threads) const {
         constexpr int64_t kReading = 8;
         const int64_t score_bytes = static_cast<int64_t>(kMostScoreBytes) / (4 * (n_kv + 64));
@@ -42,8 +44,9 @@ struct Shape {
         Split best{};
         int64_t least = INT64_MAX;
         for (int64_t heads = n_group; heads >= 1; heads = heads > 1 ? (heads + 1) / 2 : 0) {
-            for (int64_t tokens = std::max<int64_t>(1, most_rows / heads); tokens >= 1; tokens /= 2) {
-                const Split s = split(std::min(tokens, std::min<int64_t>(n_tokens, 64)), heads, n_threads);
+            const int64_t most_tokens = std::max<int64_t>(1, most_rows / heads), fewest = (n_tokens + most_tokens - 1) / most_tokens;
+            for (int64_t blocks = fewest; blocks <= std::min(n_tokens, 4 * fewest); blocks += std::max<int64_t>(1, fewest / 2)) {
+                const Split s = split(blocks, heads);
                 const int64_t rounds = (s.n_units + n_threads - 1) / n_threads, cost = rounds * (kReading + s.tokens * s.heads);
                 if (cost < least) least = cost, best = s;
             }
