@@ -15,9 +15,12 @@
 #define EI_ROLLED
 #endif
 
+// EI_PREFETCH asks for a cache line; any address will do. Nothing where a compiler has no word for it that suits all architectures.
 #if defined(_MSC_VER) && !defined(__clang__)
+#define EI_PREFETCH(at) static_cast<void>(at)
 #define EI_FORCE_INLINE __forceinline
 #else
+#define EI_PREFETCH(at) __builtin_prefetch(at)
 #define EI_FORCE_INLINE inline __attribute__((always_inline))
 #endif
 #define EI_INLINE static EI_FORCE_INLINE

@@ -6,6 +6,9 @@ namespace ei {
 namespace {
 
 const Format kFormats[] = {
+    {EI_FORMAT_F32, "f32", 1, sizeof(float), sizeof(BodyF32), 0, Activation::float32, 0},
+    {EI_FORMAT_F16, "f16", 1, sizeof(uint16_t), sizeof(BodyF16), 0, Activation::float32, 0},
+    {EI_FORMAT_BF16, "bf16", 1, sizeof(uint16_t), sizeof(BodyF16), 0, Activation::float32, 0},
     {EI_FORMAT_Q4_0, "q4_0", 32, sizeof(BlockQ4_0), sizeof(Nibbles), sizeof(TailScale), Activation::zero32, 8},
     {EI_FORMAT_Q4_1, "q4_1", 32, sizeof(BlockQ4_1), sizeof(Nibbles), sizeof(TailScaleMin), Activation::min32, 0},
     {EI_FORMAT_Q5_0, "q5_0", 32, sizeof(BlockQ5_0), sizeof(NibblesAndBits), sizeof(TailScale), Activation::zero32, 16},

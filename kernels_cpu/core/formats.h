@@ -7,6 +7,8 @@
 //
 //     body of block 0, ..., body of block 7, tail of block 0, ..., tail of block 7, body of block 8, ...
 //
+// F32, F16 and BF16 are blocks of one element: the values of 16 rows side by side, one k after the other, and no tails.
+//
 // "Group g" of a block is its elements 4g .. 4g+3. An array [64] of bytes is 16 rows x 4 elements: byte 4*row + element.
 #ifndef EI_CORE_FORMATS_H
 #define EI_CORE_FORMATS_H
@@ -99,6 +101,12 @@ struct BodyQ6_K {
     uint8_t qh[16][64];     // bits 2g, 2g + 1 of a byte: bits 4, 5 of that element of group g
     int8_t scale[16][16];
 };
+struct BodyF32 {
+    float x[16];
+};
+struct BodyF16 {  // and BF16
+    uint16_t x[16];
+};
 struct TailScale {
     uint16_t d[16];
 };
@@ -142,14 +150,18 @@ struct ActivationZero256 {  // offset[s] = -32 * sum(q) of the 16 elements of su
     float d[kGroupColumns];
     uint8_t pad[32];
 };
+struct ActivationFloat32 {  // the floats themselves, 16 of each column: a column that is not there costs no cache line
+    float x[kGroupColumns][16];
+};
 static_assert(sizeof(ActivationZero32) == 320 && sizeof(ActivationMin32) == 320, "a multiple of 64");
 static_assert(sizeof(ActivationMin256) == 2240 && sizeof(ActivationZero256) == 2880, "a multiple of 64");
+static_assert(sizeof(ActivationFloat32) == 512, "a multiple of 64");
 
 static constexpr float kTinyActivation = 0x1p-100f;
 
 // ---- What is known of each format.
 
-enum class Activation : int32_t { zero32, min32, min256, zero256 };
+enum class Activation : int32_t { zero32, min32, min256, zero256, float32 };
 
 struct Format {
     int32_t id;  // EI_FORMAT_...
@@ -186,8 +198,28 @@ static inline size_t activation_block_bytes(Activation kind) {
     switch (kind) {
         case Activation::min256: return sizeof(ActivationMin256);
         case Activation::zero256: return sizeof(ActivationZero256);
+        case Activation::float32: return sizeof(ActivationFloat32);
         default: return sizeof(ActivationZero32);
     }
+}
+
+// Activation blocks are as long as the weights', but floats come by 16, the last block with what is left.
+static constexpr int kFloatsPerBlock = 16;
+
+static inline int64_t activation_block_size(const Format &format) {
+    return format.activation == Activation::float32 ? kFloatsPerBlock : format.block_size;
+}
+static inline int64_t n_activation_blocks(const Format &format, int64_t n_cols) {
+    return (n_cols + activation_block_size(format) - 1) / activation_block_size(format);
+}
+// Elements of a block: all of them, or those that are left.
+static inline int activation_block_length(const Format &format, int64_t n_cols, int64_t block) {
+    const int64_t size = activation_block_size(format), left = n_cols - block * size;
+    return static_cast<int>(left < size ? left : size);
+}
+// The blocks of one group of columns.
+static inline size_t activation_group_bytes(const Format &format, int64_t n_cols) {
+    return static_cast<size_t>(n_activation_blocks(format, n_cols)) * activation_block_bytes(format.activation);
 }
 
 }  // namespace ei

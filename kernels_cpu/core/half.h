@@ -19,6 +19,9 @@ static inline float bits_float(uint32_t bits) {
     return value;
 }
 
+// BF16: the upper half of a float's bits.
+static inline float brain_to_float(uint16_t brain) { return bits_float(uint32_t{brain} << 16); }
+
 static inline float half_to_float(uint16_t half) {
     const uint32_t sign = uint32_t{half} >> 15 << 31, rest = half & 0x7fff;
     if (rest >= 0x7c00) return bits_float(sign | 0x7f800000 | (rest & 0x3ff) << 13 | (rest > 0x7c00 ? 0x400000 : 0));

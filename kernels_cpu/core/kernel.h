@@ -19,6 +19,7 @@ struct QuantizeArgs {
     const float *const *columns;
     int n_columns;
     void *block;
+    int n_elements;  // activation_block_length
 };
 using Quantize = void (*)(const QuantizeArgs &args);
 
@@ -29,10 +30,13 @@ using Quantize = void (*)(const QuantizeArgs &args);
 //   K-quants:      y = 0; for each block: y = fma(-(dmin * d_activation), float(J), y) where there is a dmin,
 //                  then y = fma(d_weight * d_activation, float(I), y)
 //                  I = sum over sub-blocks of scale * (sum(q * a) + offset), J = sum of min * sum(a), exact in int32
+//   F32, F16, BF16:  y = 0; for each 16 elements, or those that are left: s = 0, then s = fma(w, x, s) for each in turn, then y = y + s
+//                  in single precision; weights widen exactly. Sixteens are independent until their s is added, which hides the latency
+//                  of fused multiply-adds for one column without costing registers when there are many.
 struct MatmulArgs {
     const uint8_t *panel;
     const uint8_t *activations;
-    int64_t n_blocks;
+    int64_t n_blocks;  // of the weights: elements of F32, F16 and BF16
     float *const *out;  // out[c] + 0 .. n_rows - 1 are written
     int n_columns;      // 1 .. 8
     int n_rows;         // 1 .. 16, fewer than 16 in a matrix's last panel
@@ -60,11 +64,15 @@ using Attention = void (*)(const AttentionArgs &args, const AttentionUnit &unit)
 // Enough for a unit of this many tokens and heads.
 size_t attention_scratch_bytes(int64_t n_kv, int64_t head_dim, int n_tokens, int n_heads);
 
+// Which quantize kernel makes a kind of activation: one makes all of int8, another lays out floats.
+enum Quantizer : int32_t { kQuantizeInt8 = 0, kQuantizeFloat32 = 1 };
+constexpr Quantizer quantizer(Activation kind) { return kind == Activation::float32 ? kQuantizeFloat32 : kQuantizeInt8; }
+
 enum class Op : int32_t { probe_read, probe_int8, quantize, matmul, attention };
 
 struct Kernel {
     Op op;
-    int32_t format;  // EI_FORMAT_... of a matmul, else 0
+    int32_t format;  // EI_FORMAT_... of a matmul, quantizer() of a quantize, else 0
     int32_t isa;
     union {
         ProbeRead probe_read;
@@ -76,7 +84,8 @@ struct Kernel {
 
     constexpr Kernel(int32_t isa_, ProbeRead run) : op(Op::probe_read), format(0), isa(isa_), probe_read(run) {}
     constexpr Kernel(int32_t isa_, ProbeInt8 run) : op(Op::probe_int8), format(0), isa(isa_), probe_int8(run) {}
-    constexpr Kernel(int32_t isa_, Quantize run) : op(Op::quantize), format(0), isa(isa_), quantize(run) {}
+    constexpr Kernel(int32_t isa_, Quantize run) : op(Op::quantize), format(kQuantizeInt8), isa(isa_), quantize(run) {}
+    constexpr Kernel(int32_t isa_, Quantizer format_, Quantize run) : op(Op::quantize), format(format_), isa(isa_), quantize(run) {}
     constexpr Kernel(int32_t isa_, int32_t format_, Matmul run) : op(Op::matmul), format(format_), isa(isa_), matmul(run) {}
     constexpr Kernel(int32_t isa_, Attention run) : op(Op::attention), format(0), isa(isa_), attention(run) {}
 };

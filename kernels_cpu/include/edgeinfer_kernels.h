@@ -41,6 +41,8 @@ enum { EI_OK = 0, EI_UNKNOWN = -1, EI_UNSUPPORTED = -2 };
 
 /* Formats of weights that there are kernels for, by their number in GGUF files (ggml_type). */
 enum {
+    EI_FORMAT_F32 = 0,
+    EI_FORMAT_F16 = 1,
     EI_FORMAT_Q4_0 = 2,
     EI_FORMAT_Q4_1 = 3,
     EI_FORMAT_Q5_0 = 6,
@@ -49,7 +51,8 @@ enum {
     EI_FORMAT_Q4_K = 12,
     EI_FORMAT_Q5_K = 13,
     EI_FORMAT_Q6_K = 14,
-    EI_FORMAT_IQ4_NL = 20
+    EI_FORMAT_IQ4_NL = 20,
+    EI_FORMAT_BF16 = 30
 };
 
 /* "avx512vnni" and so on; NULL for a number that names none. */
@@ -78,7 +81,7 @@ EI_API uint64_t ei_probe_int8(int32_t isa, uint64_t n_rounds);
  * floats. Each y is the same bits whatever M, the split into calls, the threads and the instruction set.
  *
  *   1. ei_pack       once: rows as they lie in a file -> panels of 16 rows
- *   2. ei_quantize   per x: columns -> int8 activations, in items that threads share out
+ *   2. ei_quantize   per x: columns -> activations (int8, or floats for weights that are), in items that threads share out
  *   3. ei_matmul     panels x activations -> y, in panels that threads share out
  *
  * `isa` is an EI_ISA_... of ei_capabilities(); an ISA without a kernel of its own uses the best it builds on. Buffers are 64-byte aligned. */

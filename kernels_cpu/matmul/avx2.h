@@ -1,129 +1,61 @@
-// Products without VNNI: VPMADDUBSW multiplies 32 pairs of bytes and adds them by two to 16 bits, VPMADDWD to 32. Sums stay in 16 bits as
-// long as they fit, which the formats' few bits allow: the bound stands at each chain.
-//
-// A tile is 16 rows, as two halves of 8, x T columns, T = 1 .. 4: 2 T float sums, T chains, and few weights fill the 16 registers.
+// Products of bytes without VNNI: VPMADDUBSW multiplies 32 pairs of them and adds them by two to 16 bits, VPMADDWD to 32. Sums stay in
+// 16 bits as long as they fit, which the formats' few bits allow: the bound stands at each chain.
 #ifndef EI_MATMUL_AVX2_H
 #define EI_MATMUL_AVX2_H
 
-#include <immintrin.h>
-
-#include <cstring>
-
-#include "core/compiler.h"
-#include "core/kernel.h"
+#include "matmul/avx256.h"
 
 namespace ei {
 namespace {
 
-EI_INLINE __m256i load(const void *at) { return _mm256_loadu_si256(static_cast<const __m256i *>(at)); }
-EI_INLINE __m256 load_half(const uint16_t *at) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(at))); }
-EI_INLINE __m256i low_nibbles(__m256i v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
-EI_INLINE __m256i high_nibbles(__m256i v) { return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15)); }
-EI_INLINE __m256i or_and(__m256i a, __m256i b, __m256i mask) { return _mm256_or_si256(a, _mm256_and_si256(b, mask)); }
+// A scale as VPMADDWD wants it, twice the same 16 bits: for both halves of what VPMADDUBSW leaves.
+struct ScaleOf16Bits {
+    static EI_FORCE_INLINE __m256i scale_of(__m256i lanes) { return _mm256_blend_epi16(lanes, _mm256_slli_epi32(lanes, 16), 0xaa); }
+};
 
-EI_INLINE __m256i broadcast(const int8_t *four) {
-    int32_t word;
-    std::memcpy(&word, four, 4);
-    return _mm256_set1_epi32(word);
-}
-
-template <int kBytes>
-EI_INLINE void prefetch(const uint8_t *at) {
-    constexpr int kAhead = 8192;
-    EI_UNROLL
-    for (int i = 0; i < kBytes; i += 64) _mm_prefetch(reinterpret_cast<const char *>(at + kAhead + i), _MM_HINT_T1);
-}
-
-template <int T>
-EI_INLINE void store(const MatmulArgs &args, int first, const __m256 (&y)[2][T]) {
-    for (int half = 0; half < 2; ++half) {
-        const int n = args.n_rows - 8 * half;
-        const __m256i rows = _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        EI_UNROLL
-        for (int c = 0; c < T; ++c) {
-            if (n > 0) _mm256_maskstore_ps(args.out[first + c] + 8 * half, rows, y[half][c]);
-        }
-    }
-}
-
-template <int T>
-EI_INLINE void clear(__m256 (&y)[2][T]) {
-    EI_UNROLL
-    for (int c = 0; c < T; ++c) y[0][c] = y[1][c] = _mm256_setzero_ps();
-}
-
-// ---- The sum of 32 elements of 8 rows with one column, in 32 bits. `Weights` says how a format's quants are laid out and multiplied.
-
-// Up to 15: 8 products of at most 2 * 15 * 127 fit 16 bits.
-struct NibbleWeights {
-    using Body = Nibbles;
-    static constexpr bool kAddOffset = true;
-    __m256i w[8];
-    EI_FORCE_INLINE void unpack(const uint8_t (&qs)[4][64], int half) {
-        EI_UNROLL
-        for (int j = 0; j < 4; ++j) {
-            const __m256i v = load(qs[j] + 32 * half);
-            w[2 * j] = low_nibbles(v);
-            w[2 * j + 1] = high_nibbles(v);
-        }
-    }
-    EI_FORCE_INLINE void unpack(const Body &body, int half) { unpack(body.qs, half); }
-    // Sum in 32 bits of the products times `factor` (16 bits each).
-    template <int kColumns>
-    EI_FORCE_INLINE __m256i dot(const int8_t (*q)[kColumns][4], int c, __m256i factor) const {
-        __m256i sum = _mm256_maddubs_epi16(w[0], broadcast(q[0][c]));
-        EI_UNROLL
-        for (int g = 1; g < 8; ++g) sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[g], broadcast(q[g][c])));
-        return _mm256_madd_epi16(sum, factor);
+// `Products` has scaled_dot() alone: a dot is one with scale 1.
+template <class Products>
+struct Avx2Weights : Products, ScaleOf16Bits {
+    EI_FORCE_INLINE __m256i dot(const int8_t (*q)[kGroupColumns][4], int c, __m256i start) const {
+        return _mm256_add_epi32(start, this->scaled_dot(q, c, _mm256_set1_epi16(1)));
     }
 };
 
-// Up to 31: 4 products of at most 2 * 31 * 127.
-struct FiveBitWeights {
-    using Body = NibblesAndBits;
-    static constexpr bool kAddOffset = true;
-    __m256i w[8];
-    EI_FORCE_INLINE void unpack(const uint8_t (&qs)[4][64], const uint8_t *qh, int half) {
-        const __m256i h = load(qh + 32 * half), bit = _mm256_set1_epi8(16);
+// Up to 15: 8 products of at most 2 * 15 * 127 fit 16 bits.
+struct NibbleProducts : UnpackedNibbles {
+    EI_FORCE_INLINE __m256i scaled_dot(const int8_t (*q)[kGroupColumns][4], int c, __m256i scale) const {
+        __m256i sum = _mm256_maddubs_epi16(w[0], broadcast(q[0][c]));
         EI_UNROLL
-        for (int j = 0; j < 4; ++j) {
-            const __m256i v = load(qs[j] + 32 * half);
-            w[2 * j] = low_nibbles(v);
-            w[2 * j + 1] = high_nibbles(v);
-        }
-        w[0] = or_and(w[0], _mm256_slli_epi16(h, 4), bit);
-        w[1] = or_and(w[1], _mm256_slli_epi16(h, 3), bit);
-        w[2] = or_and(w[2], _mm256_slli_epi16(h, 2), bit);
-        w[3] = or_and(w[3], _mm256_slli_epi16(h, 1), bit);
-        w[4] = or_and(w[4], h, bit);
-        w[5] = or_and(w[5], _mm256_srli_epi16(h, 1), bit);
-        w[6] = or_and(w[6], _mm256_srli_epi16(h, 2), bit);
-        w[7] = or_and(w[7], _mm256_srli_epi16(h, 3), bit);
+        for (int g = 1; g < 8; ++g) sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[g], broadcast(q[g][c])));
+        return _mm256_madd_epi16(sum, scale);
     }
-    EI_FORCE_INLINE void unpack(const Body &body, int half) { unpack(body.qs, body.qh, half); }
-    template <int kColumns>
-    EI_FORCE_INLINE __m256i dot(const int8_t (*q)[kColumns][4], int c, __m256i factor) const {
+};
+using NibbleWeights = Avx2Weights<NibbleProducts>;
+
+// Up to 31: 4 products of at most 2 * 31 * 127.
+struct FiveBitProducts : UnpackedFiveBits {
+    EI_FORCE_INLINE __m256i scaled_dot(const int8_t (*q)[kGroupColumns][4], int c, __m256i scale) const {
         __m256i a = _mm256_maddubs_epi16(w[0], broadcast(q[0][c])), b = _mm256_maddubs_epi16(w[4], broadcast(q[4][c]));
         EI_UNROLL
         for (int g = 1; g < 4; ++g) {
             a = _mm256_add_epi16(a, _mm256_maddubs_epi16(w[g], broadcast(q[g][c])));
             b = _mm256_add_epi16(b, _mm256_maddubs_epi16(w[g + 4], broadcast(q[g + 4][c])));
         }
-        return _mm256_add_epi32(_mm256_madd_epi16(a, factor), _mm256_madd_epi16(b, factor));
+        return _mm256_add_epi32(_mm256_madd_epi16(a, scale), _mm256_madd_epi16(b, scale));
     }
 };
+using FiveBitWeights = Avx2Weights<FiveBitProducts>;
 
-// Signed bytes: |w| times a with w's sign, at most 2 * 128 * 127; nothing more fits. The zero point is in the weights already.
+// Signed bytes: |w| times a with w's sign, at most 2 * 128 * 127; nothing more fits. The zero point is in the weights already, so the
+// offset that sums start with elsewhere is left out.
 struct SignedWeights {
-    static constexpr bool kAddOffset = false;
     __m256i w[8];
-    template <int kColumns>
-    EI_FORCE_INLINE __m256i dot(const int8_t (*q)[kColumns][4], int c, __m256i factor) const {
+    EI_FORCE_INLINE __m256i dot(const int8_t (*q)[kGroupColumns][4], int c, __m256i) const {
         __m256i sum = _mm256_setzero_si256();
         EI_UNROLL
         for (int g = 0; g < 8; ++g) {
             const __m256i product = _mm256_maddubs_epi16(_mm256_abs_epi8(w[g]), _mm256_sign_epi8(broadcast(q[g][c]), w[g]));
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(product, factor));
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(product, _mm256_set1_epi16(1)));
         }
         return sum;
     }
@@ -136,172 +68,6 @@ struct ByteWeights : SignedWeights {
         for (int g = 0; g < 8; ++g) w[g] = _mm256_xor_si256(load(body.qs[g] + 32 * half), _mm256_set1_epi8(-128));
     }
 };
-
-// ---- Formats of 32.
-
-template <class Weights, int T>
-void tile_zero32(const MatmulArgs &args, int first) {
-    using Body = typename Weights::Body;
-    const Body *body = reinterpret_cast<const Body *>(args.panel);
-    const ActivationZero32 *a = reinterpret_cast<const ActivationZero32 *>(args.activations);
-    __m256 y[2][T];
-    clear<T>(y);
-    for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks) {
-        const int64_t n = left < kRunBlocks ? left : kRunBlocks;
-        const TailScale *tail = reinterpret_cast<const TailScale *>(body + n);
-        for (int64_t b = 0; b < n; ++b, ++body, ++tail, ++a) {
-            prefetch<sizeof(Body) + sizeof(TailScale)>(reinterpret_cast<const uint8_t *>(body));
-            EI_UNROLL
-            for (int half = 0; half < 2; ++half) {
-                Weights weights;
-                weights.unpack(*body, half);
-                const __m256 d = load_half(tail->d + 8 * half);
-                EI_UNROLL
-                for (int c = 0; c < T; ++c) {
-                    __m256i sum = weights.dot(a->q, first + c, _mm256_set1_epi16(1));
-                    if (Weights::kAddOffset) sum = _mm256_add_epi32(sum, _mm256_set1_epi32(a->offset[first + c]));
-                    y[half][c] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(a->d[first + c])), _mm256_cvtepi32_ps(sum), y[half][c]);
-                }
-            }
-        }
-        body = reinterpret_cast<const Body *>(tail);
-    }
-    store<T>(args, first, y);
-}
-
-template <class Weights, int T>
-void tile_min32(const MatmulArgs &args, int first) {
-    using Body = typename Weights::Body;
-    const Body *body = reinterpret_cast<const Body *>(args.panel);
-    const ActivationMin32 *a = reinterpret_cast<const ActivationMin32 *>(args.activations);
-    __m256 y[2][T];
-    clear<T>(y);
-    for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks) {
-        const int64_t n = left < kRunBlocks ? left : kRunBlocks;
-        const TailScaleMin *tail = reinterpret_cast<const TailScaleMin *>(body + n);
-        for (int64_t b = 0; b < n; ++b, ++body, ++tail, ++a) {
-            prefetch<sizeof(Body) + sizeof(TailScaleMin)>(reinterpret_cast<const uint8_t *>(body));
-            EI_UNROLL
-            for (int half = 0; half < 2; ++half) {
-                Weights weights;
-                weights.unpack(*body, half);
-                const __m256 d = load_half(tail->d + 8 * half), m = load_half(tail->m + 8 * half);
-                EI_UNROLL
-                for (int c = 0; c < T; ++c) {
-                    const __m256i sum = weights.dot(a->q, first + c, _mm256_set1_epi16(1));
-                    y[half][c] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(a->d[first + c])), _mm256_cvtepi32_ps(sum), y[half][c]);
-                    y[half][c] = _mm256_fmadd_ps(m, _mm256_set1_ps(a->sum[first + c]), y[half][c]);
-                }
-            }
-        }
-        body = reinterpret_cast<const Body *>(tail);
-    }
-    store<T>(args, first, y);
-}
-
-// ---- Q4_K and Q5_K.
-
-struct ScalesAndMins {
-    alignas(32) uint8_t scale[8][16];
-    alignas(32) uint8_t min[4][16][2];  // pairs of sub-blocks side by side, as VPMADDWD wants them
-};
-
-// Widens the 6-bit scales and mins of 16 rows to bytes, once a block.
-EI_INLINE void unpack_scales(const uint8_t (&low)[8][16], const uint8_t (&high)[4][16], ScalesAndMins &out) {
-    const __m128i nibble = _mm_set1_epi8(15), top = _mm_set1_epi8(0x30);
-    for (int p = 0; p < 4; ++p) {
-        const __m128i l0 = _mm_loadu_si128(reinterpret_cast<const __m128i *>(low[2 * p]));
-        const __m128i l1 = _mm_loadu_si128(reinterpret_cast<const __m128i *>(low[2 * p + 1]));
-        const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i *>(high[p]));
-        // Bits 0-1, 2-3, 4-5, 6-7 of h: scale and min of the even sub-block, scale and min of the odd one.
-        const __m128i s0 = _mm_or_si128(_mm_and_si128(l0, nibble), _mm_and_si128(_mm_slli_epi16(h, 4), top));
-        const __m128i m0 = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(l0, 4), nibble), _mm_and_si128(_mm_slli_epi16(h, 2), top));
-        const __m128i s1 = _mm_or_si128(_mm_and_si128(l1, nibble), _mm_and_si128(h, top));
-        const __m128i m1 = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(l1, 4), nibble), _mm_and_si128(_mm_srli_epi16(h, 2), top));
-        _mm_store_si128(reinterpret_cast<__m128i *>(out.scale[2 * p]), s0);
-        _mm_store_si128(reinterpret_cast<__m128i *>(out.scale[2 * p + 1]), s1);
-        _mm_store_si128(reinterpret_cast<__m128i *>(out.min[p]), _mm_unpacklo_epi8(m0, m1));
-        _mm_store_si128(reinterpret_cast<__m128i *>(out.min[p]) + 1, _mm_unpackhi_epi8(m0, m1));
-    }
-}
-
-// 8 bytes to 8 lanes of twice the same 16 bits: a factor for both halves of what VPMADDUBSW leaves.
-EI_INLINE __m256i twice(__m256i lanes) { return _mm256_blend_epi16(lanes, _mm256_slli_epi32(lanes, 16), 0xaa); }
-
-template <class Weights, int T>
-void tile_min256(const MatmulArgs &args, int first) {
-    using Body = typename Weights::SuperBody;
-    const Body *body = reinterpret_cast<const Body *>(args.panel);
-    const ActivationMin256 *a = reinterpret_cast<const ActivationMin256 *>(args.activations);
-    __m256 y[2][T];
-    clear<T>(y);
-    for (int64_t b = 0; b < args.n_blocks; ++b, ++body, ++a) {
-        ScalesAndMins scales;
-        unpack_scales(body->scale_low, body->scale_high, scales);
-        prefetch<sizeof(Body)>(reinterpret_cast<const uint8_t *>(body));
-        EI_ROLLED
-        for (int half = 0; half < 2; ++half) {
-            __m256i total[T];
-            EI_UNROLL
-            for (int c = 0; c < T; ++c) total[c] = _mm256_setzero_si256();
-            EI_UNROLL
-            for (int p = 0; p < 4; ++p) {
-                const __m256i min = _mm256_cvtepu8_epi16(_mm_load_si128(reinterpret_cast<const __m128i *>(scales.min[p]) + half));
-                EI_UNROLL
-                for (int c = 0; c < T; ++c) {
-                    total[c] = _mm256_add_epi32(total[c], _mm256_madd_epi16(min, _mm256_set1_epi32(a->pair[p][first + c])));
-                }
-            }
-            const __m256 dmin = load_half(body->dmin + 8 * half), d = load_half(body->d + 8 * half);
-            EI_UNROLL
-            for (int c = 0; c < T; ++c) {
-                y[half][c] = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, _mm256_set1_ps(a->d[first + c])), _mm256_cvtepi32_ps(total[c]), y[half][c]);
-                total[c] = _mm256_setzero_si256();
-            }
-            EI_ROLLED
-            for (int s = 0; s < 8; ++s) {
-                Weights weights;
-                weights.unpack(*body, s, half);
-                const __m256i scale = twice(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(scales.scale[s] + 8 * half))));
-                EI_UNROLL
-                for (int c = 0; c < T; ++c) total[c] = _mm256_add_epi32(total[c], weights.dot(a->q + 8 * s, first + c, scale));
-            }
-            EI_UNROLL
-            for (int c = 0; c < T; ++c) {
-                y[half][c] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(a->d[first + c])), _mm256_cvtepi32_ps(total[c]), y[half][c]);
-            }
-        }
-    }
-    store<T>(args, first, y);
-}
-
-// ---- Up to 8 columns as two tiles of up to 4.
-
-using Tile = void (*)(const MatmulArgs &args, int first);
-
-EI_INLINE void run_tiles(const MatmulArgs &args, const Tile (&tiles)[4]) {
-    const int first = args.n_columns > 4 ? (args.n_columns + 1) / 2 : args.n_columns;
-    tiles[first - 1](args, 0);
-    if (first < args.n_columns) tiles[args.n_columns - first - 1](args, first);
-}
-
-template <class Weights>
-void matmul_zero32(const MatmulArgs &args) {
-    static constexpr Tile kTiles[] = {tile_zero32<Weights, 1>, tile_zero32<Weights, 2>, tile_zero32<Weights, 3>, tile_zero32<Weights, 4>};
-    run_tiles(args, kTiles);
-}
-
-template <class Weights>
-void matmul_min32(const MatmulArgs &args) {
-    static constexpr Tile kTiles[] = {tile_min32<Weights, 1>, tile_min32<Weights, 2>, tile_min32<Weights, 3>, tile_min32<Weights, 4>};
-    run_tiles(args, kTiles);
-}
-
-template <class Weights>
-void matmul_min256(const MatmulArgs &args) {
-    static constexpr Tile kTiles[] = {tile_min256<Weights, 1>, tile_min256<Weights, 2>, tile_min256<Weights, 3>, tile_min256<Weights, 4>};
-    run_tiles(args, kTiles);
-}
 
 }  // namespace
 }  // namespace ei

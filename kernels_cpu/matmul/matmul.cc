@@ -8,11 +8,6 @@ namespace {
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Groups are filled one after the other; the last may be smaller. The block of group g, block b lies at (g * n_blocks + b) blocks.
-size_t group_bytes(const Format &format, int64_t n_cols) {
-    return static_cast<size_t>(n_cols / format.block_size) * activation_block_bytes(format.activation);
-}
-
 }  // namespace
 }  // namespace ei
 
@@ -35,27 +30,29 @@ void ei_pack(int32_t format, const void *rows, size_t row_bytes, int64_t n_rows,
 }
 
 size_t ei_activation_bytes(int32_t format, int64_t n_cols, int64_t n_columns) {
-    return static_cast<size_t>(ei::divide_up(n_columns, ei::kGroupColumns)) * ei::group_bytes(*ei::find_format(format), n_cols);
+    return static_cast<size_t>(ei::divide_up(n_columns, ei::kGroupColumns)) * ei::activation_group_bytes(*ei::find_format(format), n_cols);
 }
 
 int64_t ei_n_quantize_items(int32_t format, int64_t n_cols, int64_t n_columns) {
-    return ei::divide_up(n_columns, ei::kGroupColumns) * (n_cols / ei::find_format(format)->block_size);
+    return ei::divide_up(n_columns, ei::kGroupColumns) * ei::n_activation_blocks(*ei::find_format(format), n_cols);
 }
 
 void ei_quantize(int32_t isa, int32_t format, const float *columns, size_t column_stride, int64_t n_cols, int64_t n_columns,
                  void *activations, int64_t first_item, int64_t n_items) {
     const ei::Format &known = *ei::find_format(format);
-    const ei::Kernel *kernel = ei::choose_kernel(ei::Op::quantize, 0, isa);
-    const int64_t n_blocks = n_cols / known.block_size;
+    const ei::Kernel *kernel = ei::choose_kernel(ei::Op::quantize, ei::quantizer(known.activation), isa);
+    const int64_t n_blocks = ei::n_activation_blocks(known, n_cols);
     const size_t block_bytes = ei::activation_block_bytes(known.activation);
+    // Groups are filled one after the other; the last may be smaller. An item is a block of a group.
     for (int64_t item = first_item; item < first_item + n_items; ++item) {
-        const int64_t first = item / n_blocks * ei::kGroupColumns, left = n_columns - first;
+        const int64_t first = item / n_blocks * ei::kGroupColumns, left = n_columns - first, block = item % n_blocks;
         const float *at[ei::kGroupColumns];
         const int n = static_cast<int>(left < ei::kGroupColumns ? left : ei::kGroupColumns);
         for (int c = 0; c < n; ++c) {
-            at[c] = columns + static_cast<size_t>(first + c) * column_stride + item % n_blocks * known.block_size;
+            at[c] = columns + static_cast<size_t>(first + c) * column_stride + block * ei::activation_block_size(known);
         }
-        kernel->quantize({known.activation, known.zero_point, at, n, static_cast<uint8_t *>(activations) + item * block_bytes});
+        kernel->quantize({known.activation, known.zero_point, at, n, static_cast<uint8_t *>(activations) + item * block_bytes,
+                          ei::activation_block_length(known, n_cols, block)});
     }
 }
 
@@ -63,7 +60,7 @@ void ei_matmul(int32_t isa, int32_t format, const void *packed, int64_t n_rows, 
                int64_t n_columns, float *out, size_t out_stride, int64_t first_panel, int64_t n_panels) {
     const ei::Format &known = *ei::find_format(format);
     const ei::Kernel *kernel = ei::choose_kernel(ei::Op::matmul, format, isa);
-    const size_t panel_bytes = ei::panel_bytes(known, n_cols), group_bytes = ei::group_bytes(known, n_cols);
+    const size_t panel_bytes = ei::panel_bytes(known, n_cols), group_bytes = ei::activation_group_bytes(known, n_cols);
     // One group of columns with one panel after the other: the activations are what every instruction reads, so they stay in the first-level
     // cache, and the panels of a call, which should fit the second, come back for each group. With few groups weights come from memory:
     // a panel is used up before the next.

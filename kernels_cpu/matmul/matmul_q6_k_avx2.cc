@@ -1,80 +1,21 @@
+#include "matmul/avx256_q6_k.h"
 #include "matmul/avx2.h"
 
 namespace ei {
 namespace {
 
-// 6 bits: the low four are nibbles, the upper two of all 4 groups share a byte of qh. Shifts move them to bits 4 and 5.
-EI_INLINE void unpack(const BodyQ6_K &body, int s, int half, __m256i (&w)[4]) {
-    const __m256i l0 = load(body.ql[s][0] + 32 * half), l1 = load(body.ql[s][1] + 32 * half), h = load(body.qh[s] + 32 * half);
-    const __m256i top = _mm256_set1_epi8(0x30);
-    w[0] = or_and(low_nibbles(l0), _mm256_slli_epi16(h, 4), top);
-    w[1] = or_and(high_nibbles(l0), _mm256_slli_epi16(h, 2), top);
-    w[2] = or_and(low_nibbles(l1), h, top);
-    w[3] = or_and(high_nibbles(l1), _mm256_srli_epi16(h, 2), top);
-}
-
-// Two products of at most 2 * 63 * 127 fit 16 bits. The zero point comes once a block: -32 * sum of scale * sum(a).
-template <int T>
-void tile(const MatmulArgs &args, int first) {
-    const BodyQ6_K *body = reinterpret_cast<const BodyQ6_K *>(args.panel);
-    const ActivationZero256 *a = reinterpret_cast<const ActivationZero256 *>(args.activations);
-    __m256 y[2][T];
-    clear<T>(y);
-    for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks) {
-        const int64_t n = left < kRunBlocks ? left : kRunBlocks;
-        const TailScale *tail = reinterpret_cast<const TailScale *>(body + n);
-        for (int64_t b = 0; b < n; ++b, ++body, ++tail, ++a) {
-            prefetch<sizeof(BodyQ6_K)>(reinterpret_cast<const uint8_t *>(body));
-            EI_ROLLED
-            for (int half = 0; half < 2; ++half) {
-                __m256i total[T];
-                EI_UNROLL
-                for (int c = 0; c < T; ++c) total[c] = _mm256_setzero_si256();
-                EI_UNROLL
-                for (int p = 0; p < 8; ++p) {
-                    const __m128i even = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(body->scale[2 * p] + 8 * half));
-                    const __m128i odd = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(body->scale[2 * p + 1] + 8 * half));
-                    const __m256i scales = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(even, odd));
-                    EI_UNROLL
-                    for (int c = 0; c < T; ++c) {
-                        total[c] = _mm256_sub_epi32(total[c], _mm256_madd_epi16(scales, _mm256_set1_epi32(a->pair[p][first + c])));
-                    }
-                }
-                EI_UNROLL
-                for (int c = 0; c < T; ++c) total[c] = _mm256_slli_epi32(total[c], 5);
-                EI_ROLLED
-                for (int s = 0; s < 16; ++s) {
-                    __m256i w[4];
-                    unpack(*body, s, half, w);
-                    const __m256i scale = twice(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(body->scale[s] + 8 * half))));
-                    EI_UNROLL
-                    for (int c = 0; c < T; ++c) {
-                        const int8_t(*q)[kGroupColumns][4] = a->q + 4 * s;
-                        const __m256i low = _mm256_add_epi16(_mm256_maddubs_epi16(w[0], broadcast(q[0][first + c])), _mm256_maddubs_epi16(w[1], broadcast(q[1][first + c])));
-                        const __m256i high = _mm256_add_epi16(_mm256_maddubs_epi16(w[2], broadcast(q[2][first + c])), _mm256_maddubs_epi16(w[3], broadcast(q[3][first + c])));
-                        total[c] = _mm256_add_epi32(total[c], _mm256_add_epi32(_mm256_madd_epi16(low, scale), _mm256_madd_epi16(high, scale)));
-                    }
-                }
-                const __m256 d = load_half(tail->d + 8 * half);
-                EI_UNROLL
-                for (int c = 0; c < T; ++c) {
-                    y[half][c] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(a->d[first + c])), _mm256_cvtepi32_ps(total[c]), y[half][c]);
-                }
-            }
-        }
-        body = reinterpret_cast<const BodyQ6_K *>(tail);
+// Two products of at most 2 * 63 * 127 fit 16 bits.
+struct Multiply : ScaleOf16Bits {
+    static EI_FORCE_INLINE __m256i scaled_dot(const __m256i (&w)[4], const int8_t (*q)[kGroupColumns][4], int c, __m256i scale) {
+        const __m256i p0 = _mm256_maddubs_epi16(w[0], broadcast(q[0][c])), p1 = _mm256_maddubs_epi16(w[1], broadcast(q[1][c]));
+        const __m256i p2 = _mm256_maddubs_epi16(w[2], broadcast(q[2][c])), p3 = _mm256_maddubs_epi16(w[3], broadcast(q[3][c]));
+        return _mm256_add_epi32(_mm256_madd_epi16(_mm256_add_epi16(p0, p1), scale), _mm256_madd_epi16(_mm256_add_epi16(p2, p3), scale));
     }
-    store<T>(args, first, y);
-}
-
-void matmul(const MatmulArgs &args) {
-    static constexpr Tile kTiles[] = {tile<1>, tile<2>, tile<3>, tile<4>};
-    run_tiles(args, kTiles);
-}
+};
 
 }  // namespace
 
 extern const Kernel ei_kernel_matmul_q6_k_avx2;
-const Kernel ei_kernel_matmul_q6_k_avx2(EI_ISA_AVX2, EI_FORMAT_Q6_K, matmul);
+const Kernel ei_kernel_matmul_q6_k_avx2(EI_ISA_AVX2, EI_FORMAT_Q6_K, matmul_zero256<Multiply>);
 
 }  // namespace ei

@@ -1,4 +1,4 @@
-// Between rows of a GGUF file and panels. Done once a load, so clear rather than fast; both ways, so that a test can go round.
+// Between rows of a GGUF file and panels: all weights pass through here as a model loads. tests/test_pack.cc has it element by element.
 #ifndef EI_MATMUL_PACK_H
 #define EI_MATMUL_PACK_H
 
@@ -11,7 +11,7 @@ namespace ei {
 void pack_panels(const Format &format, const void *rows, size_t row_bytes, int64_t n_rows, int64_t n_cols, void *panels,
                  int64_t first_panel, int64_t n_panels);
 
-// Quants of one row of one block as they are stored (0 .. 15, 31, 63, or 255), in element order.
+// Quants of one row of one block as they are stored (0 .. 15, 31, 63, or 255), in element order; for formats that have quants.
 void unpack_block(const Format &format, const uint8_t *body, int row, uint8_t *quants);
 
 // The 6-bit scale and min of Q4_K and Q5_K.

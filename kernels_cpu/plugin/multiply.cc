@@ -34,18 +34,18 @@ char *column(const ggml::Tensor *t, int64_t index) {
 struct Product {
     const Format *format;
     const Kernel *quantize, *matmul;
-    int64_t n_cols, n_rows, n_columns, n_blocks, n_groups, n_panels;
+    int64_t n_cols, n_rows, n_columns, n_blocks, n_x_blocks, n_groups, n_panels;
     size_t block_bytes, group_bytes, panel_bytes;
 
     explicit Product(const ggml::Tensor *op) {
         const ggml::Tensor *weight = op->src[0], *x = op->src[1];
         format = find_format(weight->type);
-        quantize = choose_kernel(Op::quantize, 0, ei_best_isa());
+        quantize = choose_kernel(Op::quantize, quantizer(format->activation), ei_best_isa());
         matmul = choose_kernel(Op::matmul, format->id, ei_best_isa());
         n_cols = weight->ne[0], n_rows = weight->ne[1], n_columns = x->ne[1] * x->ne[2] * x->ne[3];
         n_blocks = n_cols / format->block_size, n_groups = divide_up(n_columns, kGroup), n_panels = divide_up(n_rows, kPanelRows);
-        block_bytes = activation_block_bytes(format->activation);
-        group_bytes = static_cast<size_t>(n_blocks) * block_bytes, panel_bytes = ei::panel_bytes(*format, n_cols);
+        n_x_blocks = n_activation_blocks(*format, n_cols), block_bytes = activation_block_bytes(format->activation);
+        group_bytes = activation_group_bytes(*format, n_cols), panel_bytes = ei::panel_bytes(*format, n_cols);
     }
 
     // A small product is shared out evenly beforehand and each thread quantizes x for itself: cheaper than meeting the others.
@@ -55,11 +55,14 @@ struct Product {
 
 void quantize_items(const Product &p, const ggml::Tensor *x, char *activations, int64_t first, int64_t last) {
     for (int64_t item = first; item < last; ++item) {
-        const int64_t group = item / p.n_blocks, block = item % p.n_blocks;
+        const int64_t group = item / p.n_x_blocks, block = item % p.n_x_blocks;
         const float *columns[kGroup];
         const int n = p.group_size(group);
-        for (int c = 0; c < n; ++c) columns[c] = reinterpret_cast<const float *>(column(x, group * kGroup + c)) + block * p.format->block_size;
-        p.quantize->quantize({p.format->activation, p.format->zero_point, columns, n, activations + static_cast<size_t>(item) * p.block_bytes});
+        for (int c = 0; c < n; ++c) {
+            columns[c] = reinterpret_cast<const float *>(column(x, group * kGroup + c)) + block * activation_block_size(*p.format);
+        }
+        p.quantize->quantize({p.format->activation, p.format->zero_point, columns, n, activations + static_cast<size_t>(item) * p.block_bytes,
+                              activation_block_length(*p.format, p.n_cols, block)});
     }
 }
 
@@ -161,7 +164,7 @@ size_t multiply_work_bytes(const ggml::Tensor *op, int n_threads) {
 void multiply(const ggml::ComputeParams &params, const ggml::Tensor *op) {
     const Product p(op);
     char *activations = aligned<char>(params.wdata);
-    const int64_t n_items = p.n_groups * p.n_blocks, ith = params.ith, nth = params.nth;
+    const int64_t n_items = p.n_groups * p.n_x_blocks, ith = params.ith, nth = params.nth;
     if (ith == 0) g_counters.multiplied.fetch_add(1, std::memory_order_relaxed);
     if (p.each_for_itself() || nth == 1) {
         activations += static_cast<size_t>(ith) * static_cast<size_t>(p.n_groups) * p.group_bytes;

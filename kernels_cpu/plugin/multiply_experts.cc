@@ -17,7 +17,7 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct Plan {
     const ggml::Tensor *op, *weight, *x, *ids;
     const Format *format;
-    int64_t n_cols, n_rows, n_experts, n_used, n_slots, n_blocks, n_panels, most_groups;
+    int64_t n_cols, n_rows, n_experts, n_used, n_slots, n_blocks, n_x_blocks, n_panels, most_groups;
     size_t block_bytes, group_bytes, panel_bytes;
 
     explicit Plan(const ggml::Tensor *op_) : op(op_), weight(op_->src[0]), x(op_->src[1]), ids(op_->src[2]), format(find_format(weight->type)) {
@@ -25,8 +25,8 @@ struct Plan {
         n_used = ids->ne[0], n_slots = n_used * ids->ne[1];
         n_blocks = n_cols / format->block_size, n_panels = divide_up(n_rows, kPanelRows);
         most_groups = n_slots / kGroup + std::min(n_slots, n_experts);
-        block_bytes = activation_block_bytes(format->activation);
-        group_bytes = static_cast<size_t>(n_blocks) * block_bytes, panel_bytes = ei::panel_bytes(*format, n_cols);
+        n_x_blocks = n_activation_blocks(*format, n_cols), block_bytes = activation_block_bytes(format->activation);
+        group_bytes = activation_group_bytes(*format, n_cols), panel_bytes = ei::panel_bytes(*format, n_cols);
     }
 
     int32_t expert(int64_t slot) const {
@@ -79,16 +79,17 @@ Group group_of(const Table &t, int64_t expert, int64_t group) {
 }
 
 void quantize_groups(const Plan &p, const Table &t, char *activations, int64_t ith, int64_t nth) {
-    const Kernel *kernel = choose_kernel(Op::quantize, 0, ei_best_isa());
+    const Kernel *kernel = choose_kernel(Op::quantize, quantizer(p.format->activation), ei_best_isa());
     for (int64_t e = 0; e < p.n_experts; ++e) {
         for (int64_t g = t.first_group[e]; g < t.first_group[e + 1]; ++g) {
             const Group group = group_of(t, e, g);
-            for (int64_t b = 0; b < p.n_blocks; ++b) {
-                if ((g * p.n_blocks + b) % nth != ith) continue;
+            for (int64_t b = 0; b < p.n_x_blocks; ++b) {
+                if ((g * p.n_x_blocks + b) % nth != ith) continue;
                 const float *columns[kGroup];
-                for (int c = 0; c < group.n; ++c) columns[c] = p.column(group.slots[c]) + b * p.format->block_size;
+                for (int c = 0; c < group.n; ++c) columns[c] = p.column(group.slots[c]) + b * activation_block_size(*p.format);
                 kernel->quantize({p.format->activation, p.format->zero_point, columns, group.n,
-                                  activations + static_cast<size_t>(g) * p.group_bytes + static_cast<size_t>(b) * p.block_bytes});
+                                  activations + static_cast<size_t>(g) * p.group_bytes + static_cast<size_t>(b) * p.block_bytes,
+                                  activation_block_length(*p.format, p.n_cols, b)});
             }
         }
     }

@@ -58,6 +58,11 @@ constexpr int64_t kCols = 512, kRows = 40, kColumns = 11, kExperts = 3, kUsed = 
 
 void fill_rows(const Format &format, uint8_t *rows, size_t n_bytes, uint32_t &state) {
     for (size_t i = 0; i < n_bytes; ++i) rows[i] = static_cast<uint8_t>(next(state) >> 24);
+    if (format.activation == Activation::float32) {
+        // The sign stays; the rest of the last byte is an exponent of small numbers.
+        for (size_t last = format.block_bytes - 1; last < n_bytes; last += format.block_bytes) rows[last] = (rows[last] & 0x80) | 0x28;
+        return;
+    }
     // Whatever field of a block is a half: a small exponent makes it a plain number.
     for (size_t at = 0; at < n_bytes; at += format.block_bytes) {
         const size_t d = format.id == EI_FORMAT_Q6_K ? format.block_bytes - 2 : 0;

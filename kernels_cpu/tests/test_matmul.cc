@@ -1,81 +1,80 @@
-// Every kernel of this machine against the scalar reference, bit for bit: formats x shapes x kinds of values.
-#include <cmath>
-
-#include "check.h"
-#include "core/half.h"
-#include "core/isa.h"
-#include "core/kernel.h"
-#include "random.h"
+// Every kernel of this machine against the scalar reference, bit for bit: formats x shapes x kinds of values. The scalar kernels of F32,
+// F16 and BF16 against sums in double precision.
+#include "matmul_cases.h"
 
 namespace {
 
-enum class Values { normal, zero_scales, wild };
+using cases::Case;
+using cases::Values;
 
-const char *name(Values values) { return values == Values::normal ? "normal" : values == Values::zero_scales ? "zero scales" : "wild"; }
-
-// Rows of blocks: random quants, and scales that are ordinary, zero, or any bits at all (subnormal, infinite, NaN).
-void fill_rows(Random &random, const ei::Format &format, Values values, uint8_t *rows, size_t n_bytes) {
-    for (size_t i = 0; i < n_bytes; ++i) rows[i] = static_cast<uint8_t>(random.next() >> 40);
-    if (values == Values::wild) return;
-    for (size_t at = 0; at < n_bytes; at += format.block_bytes) {
-        const uint16_t d = values == Values::normal ? ei::float_to_half(random.unit() * 0.1f) : 0, m = ei::float_to_half(random.unit() * 0.1f);
-        const bool last = format.id == EI_FORMAT_Q6_K;
-        std::memcpy(rows + at + (last ? format.block_bytes - 2 : 0), &d, 2);
-        const bool two = format.activation == ei::Activation::min32 || format.activation == ei::Activation::min256;
-        if (two) std::memcpy(rows + at + 2, &m, 2);
-    }
-}
-
-void fill_columns(Random &random, Values values, float *x, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) x[i] = random.unit() * (random.below(50) ? 1.0f : 40.0f);
-    if (values == Values::zero_scales) {
-        for (int64_t i = 0; i < n; ++i) x[i] = i / 256 % 2 ? 0.0f : i % 7 ? 1e-32f : -0.0f;
-    } else if (values == Values::wild) {
-        for (int64_t i = 0; i < n; ++i) {
-            const uint32_t bits = static_cast<uint32_t>(random.next() >> 20);
-            if (random.below(8) == 0) std::memcpy(x + i, &bits, 4);
-        }
-        if (n > 300) x[random.below(300)] = HUGE_VALF;
-    }
-}
-
-bool same(float a, float b) { return (a != a && b != b) || ei::float_bits(a) == ei::float_bits(b); }
-
-std::vector<float> product(int32_t isa, int32_t format, const void *packed, int64_t n_rows, int64_t n_cols, const float *x, int64_t n_columns) {
-    Buffer activations(ei_activation_bytes(format, n_cols, n_columns));
-    std::vector<float> out(static_cast<size_t>(n_rows * n_columns) + 16, -7.0f);
-    ei_quantize(isa, format, x, static_cast<size_t>(n_cols), n_cols, n_columns, activations.data(), 0,
-                ei_n_quantize_items(format, n_cols, n_columns));
-    ei_matmul(isa, format, packed, n_rows, n_cols, activations.data(), n_columns, out.data(), static_cast<size_t>(n_rows), 0,
-              ei_n_panels(n_rows));
-    for (size_t i = out.size() - 16; i < out.size(); ++i) CHECK(out[i] == -7.0f, "wrote past the end");
-    return out;
-}
-
-void compare(Random &random, const ei::Format &format, Values values, int64_t n_rows, int64_t n_cols, int64_t n_columns) {
-    const size_t row_bytes = static_cast<size_t>(n_cols / format.block_size) * format.block_bytes;
-    std::vector<uint8_t> rows(row_bytes * static_cast<size_t>(n_rows));
-    fill_rows(random, format, values, rows.data(), rows.size());
-    std::vector<float> x(static_cast<size_t>(n_cols * n_columns));
-    fill_columns(random, values, x.data(), static_cast<int64_t>(x.size()));
-    Buffer packed(ei_packed_bytes(format.id, n_rows, n_cols));
-    ei_pack(format.id, rows.data(), row_bytes, n_rows, n_cols, packed.data(), 0, ei_n_panels(n_rows));
-
-    const std::vector<float> want = product(EI_ISA_SCALAR, format.id, packed.data(), n_rows, n_cols, x.data(), n_columns);
+void compare(Random &random, Case &c, Values values) {
+    const std::vector<float> want = cases::product(EI_ISA_SCALAR, c);
+    const int64_t column = random.below(static_cast<int>(c.n_columns));
+    Case one = c;
+    one.n_columns = 1, one.x.assign(c.x.begin() + column * c.n_cols, c.x.begin() + (column + 1) * c.n_cols);
+    one.pack();  // to its own aligned place
     for (int32_t isa = 1; isa < EI_ISA_COUNT; ++isa) {
         if (!(ei_capabilities() & ei::isa_bit(isa))) continue;
-        const std::vector<float> got = product(isa, format.id, packed.data(), n_rows, n_cols, x.data(), n_columns);
-        for (size_t i = 0; i < want.size(); ++i) {
-            CHECK(same(got[i], want[i]), "%s %s %s rows %d cols %d columns %d, output %d: %a, scalar %a", format.name, ei_isa_name(isa),
-                  name(values), static_cast<int>(n_rows), static_cast<int>(n_cols), static_cast<int>(n_columns), static_cast<int>(i), got[i],
-                  want[i]);
-        }
+        const std::vector<float> got = cases::product(isa, c);
+        cases::check_same(ei_isa_name(isa), c, values, got, want);
         // Alone, a column gives what it gives among others.
-        const int64_t c = random.below(static_cast<int>(n_columns));
-        const std::vector<float> alone = product(isa, format.id, packed.data(), n_rows, n_cols, x.data() + c * n_cols, 1);
-        for (int64_t r = 0; r < n_rows; ++r) {
-            CHECK(same(alone[static_cast<size_t>(r)], got[static_cast<size_t>(c * n_rows + r)]), "%s %s: column %d of %d differs alone",
-                  format.name, ei_isa_name(isa), static_cast<int>(c), static_cast<int>(n_columns));
+        const std::vector<float> alone = cases::product(isa, one);
+        for (int64_t r = 0; r < c.n_rows; ++r) {
+            CHECK(cases::same(alone[static_cast<size_t>(r)], got[static_cast<size_t>(column * c.n_rows + r)]),
+                  "%s %s: column %d of %d differs alone", c.format.name, ei_isa_name(isa), static_cast<int>(column), static_cast<int>(c.n_columns));
+        }
+    }
+}
+
+// What the bits of a weight mean, by the definition of the formats.
+double weight_value(int32_t format, const uint8_t *at) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, at, format == EI_FORMAT_F32 ? 4 : 2);
+    if (format == EI_FORMAT_BF16) bits <<= 16;
+    const int fraction_bits = format == EI_FORMAT_F16 ? 10 : 23, exponent_bits = format == EI_FORMAT_F16 ? 5 : 8;
+    const uint32_t fraction = bits & ((1u << fraction_bits) - 1), exponent = bits >> fraction_bits & ((1u << exponent_bits) - 1);
+    const int bias = (1 << (exponent_bits - 1)) - 1;
+    const double sign = bits >> (fraction_bits + exponent_bits) & 1 ? -1.0 : 1.0;
+    if (exponent == (1u << exponent_bits) - 1) return fraction ? NAN : sign * HUGE_VAL;
+    if (exponent == 0) return sign * std::ldexp(fraction, 1 - bias - fraction_bits);
+    return sign * std::ldexp(fraction | 1u << fraction_bits, static_cast<int>(exponent) - bias - fraction_bits);
+}
+
+// Each of at most 16 + n / 16 + 1 roundings that an element passes through is at most 2^-24 of the sum of magnitudes.
+void compare_with_double(Random &random, const ei::Format &format, int64_t n_cols) {
+    Case c(random, format, Values::normal, 19, n_cols, 3);
+    const std::vector<float> got = cases::product(EI_ISA_SCALAR, c);
+    for (int64_t column = 0; column < c.n_columns; ++column) {
+        for (int64_t row = 0; row < c.n_rows; ++row) {
+            double sum = 0, magnitude = 0;
+            for (int64_t k = 0; k < n_cols; ++k) {
+                const double w = weight_value(format.id, c.rows.data() + static_cast<size_t>(row) * c.row_bytes() + static_cast<size_t>(k) * format.block_bytes);
+                const double term = w * static_cast<double>(c.x[static_cast<size_t>(column * n_cols + k)]);
+                sum += term, magnitude += std::fabs(term);
+            }
+            const double y = static_cast<double>(got[static_cast<size_t>(column * c.n_rows + row)]);
+            CHECK(std::fabs(y - sum) <= static_cast<double>(17 + n_cols / 16) * 0x1p-24 * magnitude, "%s cols %d row %d: %a, in double %a",
+                  format.name, static_cast<int>(n_cols), static_cast<int>(row), y, sum);
+        }
+    }
+}
+
+// Every weight of 16 bits (or a sample of 32), alone in its row, times 1.
+void check_values(Random &random, const ei::Format &format) {
+    Case c(random, format, Values::wild, 1 << 16, 1, 1);
+    for (uint32_t i = 0; i < 1 << 16; ++i) {
+        const uint32_t bits = format.id == EI_FORMAT_F32 ? i << 16 | (i & 3) : i;
+        std::memcpy(c.rows.data() + i * format.block_bytes, &bits, format.block_bytes);
+    }
+    c.x[0] = 1.0f;
+    c.pack();
+    for (int32_t isa = 0; isa < EI_ISA_COUNT; ++isa) {
+        if (!(ei_capabilities() & ei::isa_bit(isa))) continue;
+        const std::vector<float> got = cases::product(isa, c);
+        for (size_t i = 0; i < 1 << 16; ++i) {
+            const double want = weight_value(format.id, c.rows.data() + i * format.block_bytes), y = static_cast<double>(got[i]);
+            CHECK(y == want || (y != y && want != want), "%s %s: weight %x is %a, not %a", format.name, ei_isa_name(isa),
+                  static_cast<unsigned>(i), y, want);
         }
     }
 }
@@ -89,13 +88,11 @@ int main(int argc, char **argv) {
         const ei::Format *format = ei::find_format(id);
         if (format == nullptr) continue;
         for (int round = 0; round < n_rounds; ++round) {
-            for (const Values values : {Values::normal, Values::zero_scales, Values::wild}) {
-                for (int64_t n_columns = 1; n_columns <= 8; ++n_columns) {
-                    compare(random, *format, values, 1 + random.below(40), format->block_size * (1 + random.below(4)), n_columns);
-                }
-                compare(random, *format, values, 33, format->block_size * 3, 17);
-            }
+            cases::for_each_case(random, *format, [&](Case c, Values values) { compare(random, c, values); });
         }
+        if (!cases::is_float(*format)) continue;
+        for (const int64_t n_cols : {1, 15, 16, 17, 300, 4096}) compare_with_double(random, *format, n_cols);
+        check_values(random, *format);
     }
     return check::result();
 }
