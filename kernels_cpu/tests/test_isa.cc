@@ -3,8 +3,12 @@
 
 #include <cstring>
 
+// Prints what this machine runs, for whoever started it on a particular one.
 int main() {
     const uint32_t all = ei_capabilities();
+    for (int32_t isa = 0; isa < EI_ISA_COUNT; ++isa) {
+        if (all & ei::isa_bit(isa)) std::printf("%s\n", ei_isa_name(isa));
+    }
     CHECK(all & ei::isa_bit(EI_ISA_SCALAR), "mask %x", all);
     CHECK(ei_isa_name(-1) == nullptr && ei_isa_name(EI_ISA_COUNT) == nullptr, "names out of range");
     CHECK(ei_force_isa("sse9") == EI_UNKNOWN, "an ISA that is none");
