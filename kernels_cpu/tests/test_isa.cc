@@ -3,6 +3,7 @@
 #include "core/kernel.h"
 
 #include <cstring>
+#include <initializer_list>
 
 // An instruction set without kernels of its own would be tested against scalar by running scalar.
 void check_kernels(int32_t isa) {
