@@ -13,9 +13,7 @@ namespace {
 
 // The 4 activations of one column and group, twice.
 EI_INLINE int8x8_t broadcast(const int8_t *four) {
-    int32_t word;
-    std::memcpy(&word, four, 4);
-    return vreinterpret_s8_s32(vdup_n_s32(word));
+    return vreinterpret_s8_s32(vld1_dup_s32(reinterpret_cast<const int32_t *>(four)));
 }
 
 EI_INLINE int8x8_t half_of(uint8x16_t w, int i) {

@@ -162,40 +162,40 @@ struct Zero32 {
         clear<T>(y);
         for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks) {
             const int64_t n = left < kRunBlocks ? left : kRunBlocks;
-            const TailScale *tail = reinterpret_cast<const TailScale *>(body + n);
-            for (int64_t b = 0; b < n; ++b, ++body, ++tail, ++a) {
-                const int32_t *const offset = a->offset + first;
+            const TailScale *const tail = reinterpret_cast<const TailScale *>(body + n);
+            for (int64_t i = 0; i < 2 * n; ++i) {
+                const int64_t b = i / 2;
+                const int half = static_cast<int>(i % 2);
+                const int32_t *const offset = a[b].offset + first;
+                typename Engine::template Sums<Weights, T> sums;
+                if constexpr (Weights::kAddOffset) {
+                    sums.start(offset);
+                } else {
+                    sums.start();
+                }
                 EI_UNROLL
-                for (int half = 0; half < 2; ++half) {
-                    typename Engine::template Sums<Weights, T> sums;
-                    if constexpr (Weights::kAddOffset) {
-                        sums.start(offset);
-                    } else {
-                        sums.start();
-                    }
+                for (int j = 0; j < 4; ++j) {
+                    Pair w;
+                    Weights::unpack(body[b], j, half, w);
+                    sums.add(j, w, a[b].q + 2 * j, first);
+                }
+                EI_UNROLL
+                for (int r = 0; r < 2; ++r) {
+                    const float32x4_t d = load_half(tail[b].d + 8 * half + 4 * r);
                     EI_UNROLL
-                    for (int j = 0; j < 4; ++j) {
-                        Pair w;
-                        Weights::unpack(*body, j, half, w);
-                        sums.add(j, w, a->q + 2 * j, first);
-                    }
-                    EI_UNROLL
-                    for (int r = 0; r < 2; ++r) {
-                        const float32x4_t d = load_half(tail->d + 8 * half + 4 * r);
-                        EI_UNROLL
-                        for (int c = 0; c < T; ++c) {
-                            int32x4_t sum;
-                            if constexpr (Weights::kAddOffset) {
-                                sum = sums.rows(r, c, offset);
-                            } else {
-                                sum = sums.rows(r, c);
-                            }
-                            y[half][r][c] = vfmaq_f32(y[half][r][c], scaled(d, a->d[first + c]), vcvtq_f32_s32(sum));
+                    for (int c = 0; c < T; ++c) {
+                        int32x4_t sum;
+                        if constexpr (Weights::kAddOffset) {
+                            sum = sums.rows(r, c, offset);
+                        } else {
+                            sum = sums.rows(r, c);
                         }
+                        y[half][r][c] = vfmaq_f32(y[half][r][c], scaled(d, a[b].d[first + c]), vcvtq_f32_s32(sum));
                     }
                 }
             }
-            body = reinterpret_cast<const Body *>(tail);
+            body = reinterpret_cast<const Body *>(tail + n);
+            a += n;
         }
         store<T>(args, first, y);
     }
@@ -213,31 +213,31 @@ struct Min32 {
         clear<T>(y);
         for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks) {
             const int64_t n = left < kRunBlocks ? left : kRunBlocks;
-            const TailScaleMin *tail = reinterpret_cast<const TailScaleMin *>(body + n);
-            for (int64_t b = 0; b < n; ++b, ++body, ++tail, ++a) {
+            const TailScaleMin *const tail = reinterpret_cast<const TailScaleMin *>(body + n);
+            for (int64_t i = 0; i < 2 * n; ++i) {
+                const int64_t b = i / 2;
+                const int half = static_cast<int>(i % 2);
+                typename Engine::template Sums<Weights, T> sums;
+                sums.start();
                 EI_UNROLL
-                for (int half = 0; half < 2; ++half) {
-                    typename Engine::template Sums<Weights, T> sums;
-                    sums.start();
+                for (int j = 0; j < 4; ++j) {
+                    Pair w;
+                    Weights::unpack(body[b], j, half, w);
+                    sums.add(j, w, a[b].q + 2 * j, first);
+                }
+                EI_UNROLL
+                for (int r = 0; r < 2; ++r) {
+                    const float32x4_t d = load_half(tail[b].d + 8 * half + 4 * r), m = load_half(tail[b].m + 8 * half + 4 * r);
                     EI_UNROLL
-                    for (int j = 0; j < 4; ++j) {
-                        Pair w;
-                        Weights::unpack(*body, j, half, w);
-                        sums.add(j, w, a->q + 2 * j, first);
-                    }
-                    EI_UNROLL
-                    for (int r = 0; r < 2; ++r) {
-                        const float32x4_t d = load_half(tail->d + 8 * half + 4 * r), m = load_half(tail->m + 8 * half + 4 * r);
-                        EI_UNROLL
-                        for (int c = 0; c < T; ++c) {
-                            const float32x4_t sum = vcvtq_f32_s32(sums.rows(r, c));
-                            y[half][r][c] = vfmaq_f32(y[half][r][c], scaled(d, a->d[first + c]), sum);
-                            y[half][r][c] = vfmaq_f32(y[half][r][c], m, vdupq_n_f32(a->sum[first + c]));
-                        }
+                    for (int c = 0; c < T; ++c) {
+                        const float32x4_t sum = vcvtq_f32_s32(sums.rows(r, c));
+                        const float32x4_t at = vfmaq_f32(y[half][r][c], scaled(d, a[b].d[first + c]), sum);
+                        y[half][r][c] = vfmaq_f32(at, m, vdupq_n_f32(a[b].sum[first + c]));
                     }
                 }
             }
-            body = reinterpret_cast<const Body *>(tail);
+            body = reinterpret_cast<const Body *>(tail + n);
+            a += n;
         }
         store<T>(args, first, y);
     }
