@@ -1,5 +1,5 @@
 // Products with USMMLA: 2 rows x 8 k times 2 columns x 8 k, twice the work of a dot product. Two groups interleaved are 8 k of 2 rows or of
-// 2 columns: one ZIP a register, of weights and of activations alike. A single column uses USDOT. Weights stay unsigned, as they are stored.
+// 2 columns: one ZIP a register, of weights and of activations alike. A single column uses USDOT. Weights are unsigned, as stored.
 #ifndef EI_MATMUL_NEON_I8MM_H
 #define EI_MATMUL_NEON_I8MM_H
 

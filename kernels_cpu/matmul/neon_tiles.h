@@ -3,9 +3,9 @@
 //
 // Engine::kColumns is the widest T. Engine::Sums<Weights, T> are the sums of one block's products:
 //
-//   start() or start(offset)           from 0, or from (or to be added in rows()) offset[c] for column c
-//   add(j, w, q)                       + groups 2j and 2j + 1: w[group][4 rows], q[group] with the tile's first column in front
-//   rows(r, c) or rows(r, c, offset)   rows 4r .. 4r + 3 of column c
+//   start() or start(offset)           column c begins at 0 or offset[c]; or rows() adds that, as suits the engine
+//   add(j, w, q, first)                + groups 2j and 2j + 1: weights w[group][4 rows], activations q[group][first + c]
+//   rows(r, c) or rows(r, c, offset)   the sums of rows 4r .. 4r + 3 with column c
 #ifndef EI_MATMUL_NEON_TILES_H
 #define EI_MATMUL_NEON_TILES_H
 
