@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import cross_test
 from running import WINDOWS, Progress, SetupError, Stopped, compiler_advice, follow, run, say
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -263,6 +264,19 @@ def install_project(extras: Sequence[str], *, kernels_only: bool) -> None:
         )
 
 
+def install_emulator() -> None:
+    """The packages that test ARM kernels on other machines, if we may. Without them that test is skipped."""
+    packages = cross_test.missing_packages()
+    if not packages:
+        return
+    try:
+        LOG.parent.mkdir(exist_ok=True)
+        for command in cross_test.install_commands(packages):
+            step(f"installing {' and '.join(packages)}", *command)
+    except (cross_test.Unavailable, SetupError) as error:
+        say(f"ARM kernels will not be tested here: {error}")
+
+
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """One set-up at a time in this clone; a second waits. The lock ends with the process, however that ends."""
@@ -379,6 +393,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         set_up(["dev"] if command == "test" else [])
         if command == "test":
+            install_emulator()
             return test()
     except Stopped as stopped:
         say("stopped; run the same command again to go on from here")

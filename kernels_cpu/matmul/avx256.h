@@ -30,12 +30,18 @@ EI_INLINE __m256i broadcast(const int8_t *four) {
     return _mm256_set1_epi32(word);
 }
 
-template <int kBytes>
-EI_INLINE void prefetch(const uint8_t *at) {
-    constexpr int kAhead = 8192;
-    EI_UNROLL
-    for (int i = 0; i < kBytes; i += 64) _mm_prefetch(reinterpret_cast<const char *>(at + kAhead + i), _MM_HINT_T1);
-}
+// Weights that will be wanted in about a microsecond; the hardware prefetcher stops at every page. Runs through a panel at the pace of the
+// product, kBytes a call, and leaves no line out.
+struct Prefetch {
+    const uint8_t *at;
+    explicit Prefetch(const uint8_t *panel) : at(panel + 8192) {}
+    template <int kBytes>
+    EI_FORCE_INLINE void next() {
+        EI_UNROLL
+        for (int i = 0; i < kBytes; i += 64) _mm_prefetch(reinterpret_cast<const char *>(at + i), _MM_HINT_T1);
+        at += kBytes;
+    }
+};
 
 template <int T>
 EI_INLINE void store(const MatmulArgs &args, int first, const __m256 (&y)[2][T]) {
@@ -94,33 +100,40 @@ struct UnpackedFiveBits {
     EI_FORCE_INLINE void unpack(const Body &body, int half) { unpack(body.qs, body.qh, half); }
 };
 
-// ---- Formats of 32.
+// ---- Formats of 32. One half of a run of blocks after the other: both at once would need more sums than there are registers.
 
 template <class Weights, int T>
 void tile_zero32(const MatmulArgs &args, int first) {
     using Body = typename Weights::Body;
-    const Body *body = reinterpret_cast<const Body *>(args.panel);
+    const uint8_t *run = args.panel;
     const ActivationZero32 *a = reinterpret_cast<const ActivationZero32 *>(args.activations);
+    Prefetch ahead(args.panel);
     __m256 y[2][T];
     clear<T>(y);
-    for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks) {
+    for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks, a += kRunBlocks) {
         const int64_t n = left < kRunBlocks ? left : kRunBlocks;
-        const TailScale *tail = reinterpret_cast<const TailScale *>(body + n);
-        for (int64_t b = 0; b < n; ++b, ++body, ++tail, ++a) {
-            prefetch<sizeof(Body) + sizeof(TailScale)>(reinterpret_cast<const uint8_t *>(body));
+        const Body *const bodies = reinterpret_cast<const Body *>(run);
+        const TailScale *const tails = reinterpret_cast<const TailScale *>(bodies + n);
+        EI_ROLLED
+        for (int half = 0; half < 2; ++half) {
+            __m256 sums[T];
             EI_UNROLL
-            for (int half = 0; half < 2; ++half) {
+            for (int c = 0; c < T; ++c) sums[c] = y[half][c];
+            for (int64_t b = 0; b < n; ++b) {
+                if (half == 0) ahead.next<sizeof(Body) + sizeof(TailScale)>();
                 Weights weights;
-                weights.unpack(*body, half);
-                const __m256 d = load_half(tail->d + 8 * half);
+                weights.unpack(bodies[b], half);
+                const __m256 d = load_half(tails[b].d + 8 * half);
                 EI_UNROLL
                 for (int c = 0; c < T; ++c) {
-                    const __m256i sum = weights.dot(a->q, first + c, _mm256_set1_epi32(a->offset[first + c]));
-                    y[half][c] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(a->d[first + c])), _mm256_cvtepi32_ps(sum), y[half][c]);
+                    const __m256i sum = weights.dot(a[b].q, first + c, _mm256_set1_epi32(a[b].offset[first + c]));
+                    sums[c] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(a[b].d[first + c])), _mm256_cvtepi32_ps(sum), sums[c]);
                 }
             }
+            EI_UNROLL
+            for (int c = 0; c < T; ++c) y[half][c] = sums[c];
         }
-        body = reinterpret_cast<const Body *>(tail);
+        run = reinterpret_cast<const uint8_t *>(tails + n);
     }
     store<T>(args, first, y);
 }
@@ -128,29 +141,36 @@ void tile_zero32(const MatmulArgs &args, int first) {
 template <class Weights, int T>
 void tile_min32(const MatmulArgs &args, int first) {
     using Body = typename Weights::Body;
-    const Body *body = reinterpret_cast<const Body *>(args.panel);
+    const uint8_t *run = args.panel;
     const ActivationMin32 *a = reinterpret_cast<const ActivationMin32 *>(args.activations);
+    Prefetch ahead(args.panel);
     __m256 y[2][T];
     clear<T>(y);
-    for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks) {
+    for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks, a += kRunBlocks) {
         const int64_t n = left < kRunBlocks ? left : kRunBlocks;
-        const TailScaleMin *tail = reinterpret_cast<const TailScaleMin *>(body + n);
-        for (int64_t b = 0; b < n; ++b, ++body, ++tail, ++a) {
-            prefetch<sizeof(Body) + sizeof(TailScaleMin)>(reinterpret_cast<const uint8_t *>(body));
+        const Body *const bodies = reinterpret_cast<const Body *>(run);
+        const TailScaleMin *const tails = reinterpret_cast<const TailScaleMin *>(bodies + n);
+        EI_ROLLED
+        for (int half = 0; half < 2; ++half) {
+            __m256 sums[T];
             EI_UNROLL
-            for (int half = 0; half < 2; ++half) {
+            for (int c = 0; c < T; ++c) sums[c] = y[half][c];
+            for (int64_t b = 0; b < n; ++b) {
+                if (half == 0) ahead.next<sizeof(Body) + sizeof(TailScaleMin)>();
                 Weights weights;
-                weights.unpack(*body, half);
-                const __m256 d = load_half(tail->d + 8 * half), m = load_half(tail->m + 8 * half);
+                weights.unpack(bodies[b], half);
+                const __m256 d = load_half(tails[b].d + 8 * half), m = load_half(tails[b].m + 8 * half);
                 EI_UNROLL
                 for (int c = 0; c < T; ++c) {
-                    const __m256i sum = weights.dot(a->q, first + c, _mm256_setzero_si256());
-                    y[half][c] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(a->d[first + c])), _mm256_cvtepi32_ps(sum), y[half][c]);
-                    y[half][c] = _mm256_fmadd_ps(m, _mm256_set1_ps(a->sum[first + c]), y[half][c]);
+                    const __m256i sum = weights.dot(a[b].q, first + c, _mm256_setzero_si256());
+                    sums[c] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(a[b].d[first + c])), _mm256_cvtepi32_ps(sum), sums[c]);
+                    sums[c] = _mm256_fmadd_ps(m, _mm256_set1_ps(a[b].sum[first + c]), sums[c]);
                 }
             }
+            EI_UNROLL
+            for (int c = 0; c < T; ++c) y[half][c] = sums[c];
         }
-        body = reinterpret_cast<const Body *>(tail);
+        run = reinterpret_cast<const uint8_t *>(tails + n);
     }
     store<T>(args, first, y);
 }
@@ -186,12 +206,12 @@ void tile_min256(const MatmulArgs &args, int first) {
     using Body = typename Weights::SuperBody;
     const Body *body = reinterpret_cast<const Body *>(args.panel);
     const ActivationMin256 *a = reinterpret_cast<const ActivationMin256 *>(args.activations);
+    Prefetch ahead(args.panel);
     __m256 y[2][T];
     clear<T>(y);
     for (int64_t b = 0; b < args.n_blocks; ++b, ++body, ++a) {
         ScalesAndMins scales;
         unpack_scales(body->scale_low, body->scale_high, scales);
-        prefetch<sizeof(Body)>(reinterpret_cast<const uint8_t *>(body));
         EI_ROLLED
         for (int half = 0; half < 2; ++half) {
             __m256i total[T];
@@ -213,6 +233,7 @@ void tile_min256(const MatmulArgs &args, int first) {
             }
             EI_ROLLED
             for (int s = 0; s < 8; ++s) {
+                ahead.next<sizeof(Body) / 16>();
                 Weights weights;
                 weights.unpack(*body, s, half);
                 const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(scales.scale[s] + 8 * half));

@@ -23,13 +23,14 @@ template <class Multiply, int T>
 void tile_zero256(const MatmulArgs &args, int first) {
     const BodyQ6_K *body = reinterpret_cast<const BodyQ6_K *>(args.panel);
     const ActivationZero256 *a = reinterpret_cast<const ActivationZero256 *>(args.activations);
+    Prefetch ahead(args.panel);
     __m256 y[2][T];
     clear<T>(y);
     for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks) {
         const int64_t n = left < kRunBlocks ? left : kRunBlocks;
         const TailScale *tail = reinterpret_cast<const TailScale *>(body + n);
         for (int64_t b = 0; b < n; ++b, ++body, ++tail, ++a) {
-            prefetch<sizeof(BodyQ6_K)>(reinterpret_cast<const uint8_t *>(body));
+            ahead.next<sizeof(body->scale) + sizeof(TailScale)>();
             EI_ROLLED
             for (int half = 0; half < 2; ++half) {
                 __m256i total[T];
@@ -49,6 +50,7 @@ void tile_zero256(const MatmulArgs &args, int first) {
                 for (int c = 0; c < T; ++c) total[c] = _mm256_slli_epi32(total[c], 5);
                 EI_ROLLED
                 for (int s = 0; s < 16; ++s) {
+                    ahead.next<(sizeof(BodyQ6_K) - sizeof(body->scale)) / 32>();
                     __m256i w[4];
                     unpack_six_bits(*body, s, half, w);
                     const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(body->scale[s] + 8 * half));

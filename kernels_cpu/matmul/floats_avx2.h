@@ -34,11 +34,12 @@ void tile_floats(const MatmulArgs &args, int first) {
     using Body = typename Weights::Body;
     const Body *body = reinterpret_cast<const Body *>(args.panel);
     const ActivationFloat32 *a = reinterpret_cast<const ActivationFloat32 *>(args.activations);
+    Prefetch ahead(args.panel);
     __m256 y[2][T], s[2][T];
     clear<T>(y);
     int64_t left = args.n_blocks;
     for (; left >= kFloatsPerBlock; left -= kFloatsPerBlock, body += kFloatsPerBlock, ++a) {
-        prefetch<kFloatsPerBlock * sizeof(Body)>(reinterpret_cast<const uint8_t *>(body));
+        ahead.next<kFloatsPerBlock * sizeof(Body)>();
         clear<T>(s);
         EI_UNROLL
         for (int k = 0; k < kFloatsPerBlock; ++k) add_products<Weights, T>(body[k], *a, first, k, s);

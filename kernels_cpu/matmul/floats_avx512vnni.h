@@ -14,12 +14,13 @@ void tile_floats(const MatmulArgs &args) {
     using Body = typename Weights::Body;
     const Body *body = reinterpret_cast<const Body *>(args.panel);
     const ActivationFloat32 *a = reinterpret_cast<const ActivationFloat32 *>(args.activations);
+    Prefetch<T> ahead(args.panel);
     __m512 y[T], s[T];
     EI_UNROLL
     for (int c = 0; c < T; ++c) y[c] = _mm512_setzero_ps();
     int64_t left = args.n_blocks;
     for (; left >= kFloatsPerBlock; left -= kFloatsPerBlock, body += kFloatsPerBlock, ++a) {
-        prefetch<T, kFloatsPerBlock * sizeof(Body)>(reinterpret_cast<const uint8_t *>(body));
+        ahead.template next<kFloatsPerBlock * sizeof(Body)>();
         EI_UNROLL
         for (int c = 0; c < T; ++c) s[c] = _mm512_setzero_ps();
         EI_UNROLL

@@ -1,16 +1,36 @@
 #include "check.h"
 #include "core/isa.h"
+#include "core/kernel.h"
 
 #include <cstring>
+#include <initializer_list>
 
+// An instruction set without kernels of its own would be tested against scalar by running scalar.
+void check_kernels(int32_t isa) {
+    for (int32_t format = 0; format < 64; ++format) {
+        if (ei::find_format(format) == nullptr) continue;
+        const ei::Kernel *kernel = ei::choose_kernel(ei::Op::matmul, format, isa);
+        CHECK(kernel != nullptr && kernel->isa != EI_ISA_SCALAR, "%s has no product for format %d", ei_isa_name(isa), format);
+    }
+    for (const ei::Op op : {ei::Op::quantize, ei::Op::attention}) {
+        const ei::Kernel *kernel = ei::choose_kernel(op, 0, isa);
+        CHECK(kernel != nullptr && kernel->isa != EI_ISA_SCALAR, "%s has no kernel for op %d", ei_isa_name(isa), static_cast<int>(op));
+    }
+}
+
+// Prints what this machine runs, for whoever started it on a particular one.
 int main() {
     const uint32_t all = ei_capabilities();
+    for (int32_t isa = 0; isa < EI_ISA_COUNT; ++isa) {
+        if (all & ei::isa_bit(isa)) std::printf("%s\n", ei_isa_name(isa));
+    }
     CHECK(all & ei::isa_bit(EI_ISA_SCALAR), "mask %x", all);
     CHECK(ei_isa_name(-1) == nullptr && ei_isa_name(EI_ISA_COUNT) == nullptr, "names out of range");
     CHECK(ei_force_isa("sse9") == EI_UNKNOWN, "an ISA that is none");
     for (int32_t isa = 0; isa < EI_ISA_COUNT; ++isa) {
         const char *name = ei_isa_name(isa);
         if (all & ei::isa_bit(isa)) {
+            if (isa != EI_ISA_SCALAR) check_kernels(isa);
             CHECK((ei::isa_chain(isa) & ~all) == 0, "%s is here without what it builds on", name);
             CHECK(ei_force_isa(name) == EI_OK && ei_best_isa() == isa, "forced %s, got %s", name, ei_isa_name(ei_best_isa()));
         } else {

@@ -1,0 +1,8 @@
+#include "matmul/neon.h"
+
+namespace ei {
+
+extern const Kernel ei_kernel_matmul_q4_1_neon;
+const Kernel ei_kernel_matmul_q4_1_neon(EI_ISA_NEON, EI_FORMAT_Q4_1, matmul<Min32<Neon, NibbleWeights>>);
+
+}  // namespace ei

@@ -1,0 +1,8 @@
+#include "matmul/neon_i8mm.h"
+
+namespace ei {
+
+extern const Kernel ei_kernel_matmul_q8_0_neon_i8mm;
+const Kernel ei_kernel_matmul_q8_0_neon_i8mm(EI_ISA_NEON_I8MM, EI_FORMAT_Q8_0, matmul<Zero32<I8mm, ByteWeights<true>>>);
+
+}  // namespace ei
