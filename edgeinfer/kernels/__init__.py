@@ -1,0 +1,22 @@
+"""Our C++ kernels as Python sees them. Importing this never fails; see `edgeinfer.kernels.library`.
+
+Knows nothing of models, the names of tensors, or engines.
+"""
+
+from edgeinfer.kernels.abort import AbortFlag, abort_flag
+from edgeinfer.kernels.library import available, best_isa, capabilities, why_not
+from edgeinfer.kernels.plugin import KernelReport, install
+from edgeinfer.kernels.probes import int8_peak, read_bandwidth
+
+__all__ = [
+    "AbortFlag",
+    "KernelReport",
+    "abort_flag",
+    "available",
+    "best_isa",
+    "capabilities",
+    "install",
+    "int8_peak",
+    "read_bandwidth",
+    "why_not",
+]
