@@ -1,7 +1,7 @@
 """What a model costs on this machine, measured through the scheduler's own path.
 
 The figures mean the same for every engine: a prefill of 512 tokens, forward passes of 1 to 16 tokens of one sequence,
-steps of 1 to 8 sequences, and one answer end to end with tokenizing, sampling and decoding to text included. Quote
+steps of 1 to 16 sequences, and one answer end to end with tokenizing, sampling and decoding to text included. Quote
 ratios from one run, never absolute times."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from edgeinfer.scheduler import Scheduler
 __all__ = ["Measured", "bench_config", "measure", "peak_rss_bytes"]
 
 VERIFY = (1, 2, 3, 4, 5, 6, 8, 12, 16)
-BATCH = (1, 2, 4, 8)
+BATCH = (1, 2, 4, 8, 16)
 N_PREFILL = 512
 _N_BATCH_PAST = 128
 _GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
@@ -71,10 +71,12 @@ class _Silent:
         raise error
 
 
-def bench_config(n_past: int, n_threads: int) -> EngineConfig:
-    """How an engine is opened to be measured: 8 sequences that share one cache."""
+def bench_config(n_past: int, n_threads: int, *, kernels: bool = True) -> EngineConfig:
+    """How an engine is opened to be measured: 16 sequences that share one cache."""
     n_ctx = max(4096, n_past + 2048)
-    return EngineConfig(n_ctx=n_ctx, n_seq_max=8, n_cells=n_ctx, n_threads=n_threads, n_threads_batch=n_threads)
+    return EngineConfig(
+        n_ctx=n_ctx, n_seq_max=max(BATCH), n_cells=n_ctx, n_threads=n_threads, n_threads_batch=n_threads, kernels=kernels
+    )
 
 
 def bench_tokens(n_vocab: int, n_past: int) -> TokenIds:
@@ -194,11 +196,11 @@ def first_logits(engine: Engine) -> None:
     engine.release(0)
 
 
-def end_to_end(model: str, question: str, *, max_tokens: int, n_threads: int) -> EndToEnd:
+def end_to_end(model: str, question: str, *, max_tokens: int, n_threads: int, kernels: bool = True) -> EndToEnd:
     """Ask a question through `LLM` with default sampling. A model without a chat template gets it as plain text."""
     from edgeinfer.llm import LLM
 
-    with LLM(model, n_threads=n_threads) as llm:
+    with LLM(model, n_threads=n_threads, kernels=kernels) as llm:
         prompt = [{"role": "user", "content": question}] if llm.info.chat_template else question
         for _ in llm.stream(prompt, max_tokens=2, seed=0):  # first touch of weights and buffers
             pass

@@ -65,6 +65,7 @@ class LLM:
         device: str = "auto",
         on_overflow: OverflowPolicy = "error",
         chat_template: str | None = None,
+        kernels: bool = True,
         progress: Progress | None = None,
     ) -> None:
         if device not in ("auto", "cpu"):
@@ -77,7 +78,8 @@ class LLM:
             n_threads=n_threads or 0,
             n_threads_batch=n_threads_batch or 0,
             kv_type=kv_type,
-            isolate=True,  # llama.cpp's kernels round a token otherwise in company; an answer must not depend on it
+            isolate=True,  # where kernels round a token otherwise in company: an answer must not depend on it
+            kernels=kernels,
         )
         opened = open_model(model, config, engine=engine, cap=memory, chat_template=chat_template, progress=progress)
         self._start(opened, on_overflow)

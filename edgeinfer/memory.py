@@ -4,9 +4,9 @@ The figures are peaks of resident memory of llama.cpp's CPU engine with this pac
 0.3.36), held against measurement by `tests/test_memory.py`. Weights are not read, nothing is allocated. Knows no
 engine but llama.cpp's.
 
-Weights lie in memory up to twice: the file is mapped, and matrices of some types are copied into a layout that suits
-the processor ("repacked"). After loading nothing reads the mapped originals of those again, so the system may drop
-them.
+Matrices are copied into a layout that suits the processor ("repacked"): by our kernels those of all types that they
+have, by llama.cpp's some. Nothing reads the mapped originals again. Our kernels give their pages back one matrix after
+the other (on Linux); llama.cpp leaves them, so that weights lie in memory twice until the system drops them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edgeinfer import device
+from edgeinfer import device, kernels
+from edgeinfer.coverage import is_multiplied
 from edgeinfer.engines.base import EngineConfig
 from edgeinfer.errors import InsufficientMemory
 from edgeinfer.gguf import Dimensions, GGUFFile, TensorInfo, dimensions
@@ -64,17 +65,19 @@ class MemoryPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Need:
-    """The parts of a plan that do not depend on what is free."""
+    """The parts of a plan that do not depend on what is free. ``twice``: bytes of weights that are in memory both as
+    mapped and as repacked when most of them are."""
 
     mapped: int
     repacked: int
+    twice: int
     kv: int
     scratch: int
     use_mmap: bool
 
     @property
     def weights(self) -> int:
-        return self.mapped + (self.repacked if self.use_mmap else 0)
+        return self.mapped + self.twice
 
     @property
     def total(self) -> int:
@@ -85,10 +88,11 @@ class _Need:
         ours."""
         if cap is not None and self.total > cap:
             return "too_big"
-        droppable = self.mapped if self.use_mmap else 0
-        if self.total - min(droppable, self.repacked) <= free:
+        if self.total - self.twice <= free:
             return "fits"
-        return "pages" if self.total - droppable <= free else "too_big"
+        if self.use_mmap and self.repacked + self.kv + self.scratch <= free:
+            return "pages"
+        return "too_big"
 
 
 def plan(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None) -> MemoryPlan:
@@ -145,9 +149,13 @@ def _cells(config: EngineConfig) -> int:
 
 
 def _need(file: GGUFFile, sizes: Dimensions, config: EngineConfig) -> _Need:
+    copied = _repacked(file, config.kernels)
+    repacked = sum(copied)
+    given_back = config.kernels and kernels.expected().active and sys.platform.startswith("linux")
     return _Need(
         mapped=sum(tensor.n_bytes for tensor in file.tensors.values()),
-        repacked=repacked_bytes(file),
+        repacked=repacked,
+        twice=0 if not config.use_mmap else max(copied, default=0) if given_back else repacked,
         kv=kv_bytes(sizes, config),
         scratch=_scratch_bytes(file, sizes, config),
         use_mmap=config.use_mmap,
@@ -172,18 +180,23 @@ def _scratch_bytes(file: GGUFFile, sizes: Dimensions, config: EngineConfig) -> i
     return _PROCESS_BYTES + _COMPUTE_BYTES + activations + mask + logits + vocabulary
 
 
-def repacked_bytes(file: GGUFFile) -> int:
-    """Bytes of the matrices that ggml will copy into its own layout on this machine."""
+def repacked_bytes(file: GGUFFile, *, ours: bool = True) -> int:
+    """Bytes of the matrices that will be copied into another layout on this machine. ``ours``: with our kernels, where
+    they can be had."""
+    return sum(_repacked(file, ours))
+
+
+def _repacked(file: GGUFFile, ours: bool) -> list[int]:
+    """Bytes of each such matrix."""
     types, rows = _repacked_types()
-    tied = "output.weight" not in file.tensors
+    active = ours and kernels.expected().active
 
     def copied(tensor: TensorInfo) -> bool:
-        looked_up = tensor.name in ("position_embd.weight", "token_types.weight") or (
-            tensor.name.startswith("token_embd.") and not tied
-        )
-        return not looked_up and len(tensor.shape) > 1 and tensor.type.name in types and tensor.shape[1] % rows == 0
+        if active and kernels.has_matmul(tensor.type.id, tensor.shape[0]):
+            return True
+        return tensor.type.name in types and tensor.shape[1] % rows == 0
 
-    return sum(tensor.n_bytes for tensor in file.tensors.values() if copied(tensor))
+    return [tensor.n_bytes for tensor in file.tensors.values() if is_multiplied(tensor, file) and copied(tensor)]
 
 
 @functools.cache

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeinfer import catalog, device, gguf, memory, tune
+from edgeinfer import catalog, device, gguf, kernels, memory, tune
 from edgeinfer.core import ModelInfo
+from edgeinfer.coverage import coverage
 from edgeinfer.engines import Engine, EngineConfig, open_engine
 from edgeinfer.files import parse_bytes
 from edgeinfer.text import ChatTemplate, Codec, Tokenizer
@@ -54,8 +55,14 @@ def open_model(
     info = gguf.model_info(file, name=local.name)
     config, notices = completed(config, info)
     plan = memory.check(file, config, cap_bytes=None if cap is None else parse_bytes(cap))
-    if config.isolate and config.n_seq_max > 1:
-        notices.append("requests are computed one by one: in one pass llama.cpp would round their answers otherwise")
+    with kernels.loading(config.kernels) as report:
+        covered = coverage(file, report, kv_type=config.kv_type)
+    if config.kernels and not report.active:
+        notices.append(f"llama.cpp's own kernels are used: {report.why}")
+    if config.isolate and covered.same_answers:
+        config = dataclasses.replace(config, isolate=False)
+    elif config.isolate and config.n_seq_max > 1:
+        notices.append(f"requests are computed one by one, so that answers agree: {covered.why_not}")
     if plan.verdict == "pages":
         notices.append(
             f"the weights ({plan.weights_bytes / 2**30:.1f} GiB) exceed the free memory: "

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeinfer.cli.options import Command, debug_flag, flag, json_flag, model_flag
+from edgeinfer.cli.options import Command, debug_flag, flag, json_flag, kernels_flag, model_flag
 from edgeinfer.cli.progress import status
 
 __all__ = ["command"]
@@ -17,6 +17,7 @@ _QUESTION = "Explain in a few sentences what a hash table is and when it is a ba
 
 @click.command("bench", cls=Command)
 @model_flag
+@kernels_flag
 @flag("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Threads for everything.  [default: as tuned]")
 @flag(
     "--n-past",
@@ -37,21 +38,23 @@ _QUESTION = "Explain in a few sentences what a hash table is and when it is a ba
 )
 @json_flag
 @debug_flag
-def command(model: str | None, threads: int | None, n_past: int, max_tokens: int, as_json: bool) -> None:
+def command(
+    model: str | None, no_kernels: bool, threads: int | None, n_past: int, max_tokens: int, as_json: bool
+) -> None:
     """Measure prefill, decode, small batches, and one whole answer.
 
     Absolute figures change with whatever else the machine does: compare ratios of runs made in turn.
     """
     import json
 
-    found = _run(model, threads, n_past, max_tokens)
+    found = _run(model, not no_kernels, threads, n_past, max_tokens)
     if as_json:
         click.echo(json.dumps(found))
     else:
         _print(found)
 
 
-def _run(model: str | None, threads: int | None, n_past: int, max_tokens: int) -> dict[str, Any]:
+def _run(model: str | None, kernels: bool, threads: int | None, n_past: int, max_tokens: int) -> dict[str, Any]:
     import psutil
 
     from edgeinfer import bench, catalog, gguf, memory
@@ -64,7 +67,7 @@ def _run(model: str | None, threads: int | None, n_past: int, max_tokens: int) -
         local = catalog.ensure(model or catalog.DEFAULT_MODEL, progress=progress)
     file = gguf.read(local.path)
     info = gguf.model_info(file, name=local.name)
-    config, _ = completed(bench.bench_config(n_past, threads or 0), info)
+    config, _ = completed(bench.bench_config(n_past, threads or 0, kernels=kernels), info)
     memory.check(file, config, cap_bytes=None)
     engine = open_engine("auto", local.path, config)
     try:
@@ -78,7 +81,9 @@ def _run(model: str | None, threads: int | None, n_past: int, max_tokens: int) -
     finally:
         engine.close()
     with status("measuring an answer end to end"):
-        whole = bench.end_to_end(str(local.path), _QUESTION, max_tokens=max_tokens, n_threads=config.n_threads)
+        whole = bench.end_to_end(
+            str(local.path), _QUESTION, max_tokens=max_tokens, n_threads=config.n_threads, kernels=kernels
+        )
     return {
         "model": local.name,
         **measured.as_dict(),

@@ -29,6 +29,7 @@ __all__ = [
     "flag",
     "grammar_of",
     "json_flag",
+    "kernels_flag",
     "llm_arguments",
     "model_flags",
     "prompt_flags",
@@ -162,8 +163,16 @@ model_flag = flag(
     help="Catalogue name, path, or hf:owner/repo[:quant].  [default: smollm2-135m]",
 )
 
+kernels_flag = flag(
+    "--no-kernels",
+    is_flag=True,
+    section=_MODEL,
+    help="llama.cpp's own CPU kernels instead of ours, and its memory layout.",
+)
+
 model_flags = _all(
     model_flag,
+    kernels_flag,
     flag(
         "-c",
         "--ctx-size",
@@ -344,6 +353,7 @@ def llm_arguments(flags: Mapping[str, Any]) -> dict[str, Any]:
         "engine": flags["engine"],
         "device": flags["device"],
         "on_overflow": flags["on_overflow"],
+        "kernels": not flags["no_kernels"],
         "chat_template": read_text(template, "chat template", 1 << 20) if template else None,
     }
 

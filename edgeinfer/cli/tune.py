@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.options import Command, debug_flag, flag, json_flag, model_flag
+from edgeinfer.cli.options import Command, debug_flag, flag, json_flag, kernels_flag, model_flag
 from edgeinfer.cli.progress import status
 
 if TYPE_CHECKING:
@@ -17,15 +17,16 @@ __all__ = ["command"]
 
 @click.command("tune", cls=Command)
 @model_flag
+@kernels_flag
 @flag("--max-threads", type=click.IntRange(1, 1024), metavar="N", help="Try up to N threads.  [default: all cores]")
 @flag("--forget", is_flag=True, help="Drop what was measured for this model; go back to the default.")
 @json_flag
 @debug_flag
-def command(model: str | None, max_threads: int | None, forget: bool, as_json: bool) -> None:
+def command(model: str | None, no_kernels: bool, max_threads: int | None, forget: bool, as_json: bool) -> None:
     """Measure prefill and decode with every sensible number of threads, and remember the best for this model."""
     import json
 
-    found = _forget(model) if forget else _measure(model, max_threads)
+    found = _forget(model) if forget else _measure(model, max_threads, not no_kernels)
     if as_json:
         click.echo(json.dumps(found))
     elif not forget:
@@ -41,7 +42,7 @@ def _forget(model: str | None) -> dict[str, Any]:
     return {"model": local.name, "forgotten": tune.forget(gguf.model_info(gguf.read(local.path), name=local.name))}
 
 
-def _measure(model: str | None, max_threads: int | None) -> dict[str, Any]:
+def _measure(model: str | None, max_threads: int | None, kernels: bool) -> dict[str, Any]:
     import dataclasses
 
     from edgeinfer import catalog, device, gguf, memory, tune
@@ -53,7 +54,7 @@ def _measure(model: str | None, max_threads: int | None) -> dict[str, Any]:
     file = gguf.read(local.path)
     info = gguf.model_info(file, name=local.name)
     counts = tune.candidates(max_threads or len(device.usable_cpus()))
-    config = EngineConfig(n_ctx=1024, n_threads=counts[-1], n_threads_batch=counts[-1])
+    config = EngineConfig(n_ctx=1024, n_threads=counts[-1], n_threads_batch=counts[-1], kernels=kernels)
     memory.check(file, config, cap_bytes=None)
     engine = open_engine("auto", local.path, config)
     try:

@@ -24,6 +24,7 @@ class EngineConfig:
     sequences exist at once. ``n_cells``: KV cells shared by all of them (0: ``n_ctx * n_seq_max``). ``n_batch``: the
     most tokens of one forward pass. Threads: 0 chooses. ``isolate``: compute each sequence as if it were alone, so that
     its logits do not depend on company even on kernels that round otherwise in company; that costs throughput.
+    ``kernels``: our own, where they can be had; False leaves everything to the engine's.
     """
 
     n_ctx: int = 4096
@@ -35,6 +36,7 @@ class EngineConfig:
     kv_type: KVType = "f16"
     use_mmap: bool = True
     isolate: bool = False
+    kernels: bool = True
 
     def __post_init__(self) -> None:
         for name in ("n_ctx", "n_cells", "n_threads", "n_threads_batch"):

@@ -44,7 +44,8 @@ def _load_model(path: Path, config: EngineConfig) -> Any:
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = 0
     params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP if config.use_mmap else llama_cpp.LLAMA_LOAD_MODE_NONE
-    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+    with kernels.loading(config.kernels):
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise FormatError(f"{path}: llama.cpp cannot load this model: {llama_log.last_errors() or 'no reason given'}")
     return model

@@ -5,7 +5,7 @@ Knows nothing of models, the names of tensors, or engines.
 
 from edgeinfer.kernels.abort import AbortFlag, abort_flag
 from edgeinfer.kernels.library import available, best_isa, capabilities, why_not
-from edgeinfer.kernels.plugin import KernelReport, install
+from edgeinfer.kernels.plugin import KernelReport, expected, has_matmul, install, loading, matmul_isa
 from edgeinfer.kernels.probes import int8_peak, read_bandwidth
 
 __all__ = [
@@ -15,8 +15,12 @@ __all__ = [
     "available",
     "best_isa",
     "capabilities",
+    "expected",
+    "has_matmul",
     "install",
     "int8_peak",
+    "loading",
+    "matmul_isa",
     "read_bandwidth",
     "why_not",
 ]

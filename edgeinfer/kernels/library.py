@@ -44,7 +44,7 @@ def _candidates() -> list[Path]:
 def _declare(library: ctypes.CDLL) -> None:
     """Types of every function that is called from here; see ``edgeinfer_kernels.h``."""
     u32, i32, u64, text = ctypes.c_uint32, ctypes.c_int32, ctypes.c_uint64, ctypes.c_char_p
-    signatures: dict[str, tuple[type, list[type]]] = {
+    signatures: dict[str, tuple[type | None, list[type]]] = {
         "ei_abi_version": (i32, []),
         "ei_isa_name": (text, [i32]),
         "ei_capabilities": (u32, []),
@@ -53,6 +53,9 @@ def _declare(library: ctypes.CDLL) -> None:
         "ei_probe_read": (u64, [i32, ctypes.c_void_p, ctypes.c_size_t]),
         "ei_probe_int8": (u64, [i32, u64]),
         "ei_ggml_install": (text, [ctypes.c_void_p]),
+        "ei_ggml_pack": (None, [i32]),
+        "ei_has_matmul": (i32, [i32, ctypes.c_int64]),
+        "ei_matmul_isa": (i32, [i32, i32]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from edgeinfer import env
+from edgeinfer.errors import UsageError
 from edgeinfer.kernels import library
 
 
 @dataclass(frozen=True, slots=True)
 class KernelReport:
-    """Whether our kernels run under llama.cpp; if not, ``why`` says so in one line."""
+    """Whether our kernels run under llama.cpp, and of which instruction set; if not, ``why`` says so in one line."""
 
     active: bool
     why: str = ""
+    isa: str | None = None
 
 
 _PLUGIN_VERSION = "0.3.36"
@@ -35,12 +39,54 @@ def install() -> KernelReport:
     with _install_lock:
         if _report is None:
             why = _install()
-            _report = KernelReport(active=not why, why=why)
+            _report = KernelReport(False, why) if why else KernelReport(True, isa=library.best_isa())
         return _report
 
 
-def _install() -> str:
-    """Install, or say why not."""
+def expected() -> KernelReport:
+    """What `install` will probably answer, without loading llama.cpp or trying anything: for plans made before."""
+    if _report is not None:
+        return _report
+    why = _refusal()
+    return KernelReport(False, why) if why else KernelReport(True, isa=library.best_isa())
+
+
+def has_matmul(type_id: int, n_cols: int) -> bool:
+    """Whether we multiply with matrices of this GGUF type and row length. Raises `BackendUnavailable`."""
+    return bool(library.load().ei_has_matmul(type_id, n_cols))
+
+
+def matmul_isa(type_id: int) -> str:
+    """The instruction set of the kernel that multiplies with this GGUF type here: the one in use, or the best that it
+    builds on. Raises `BackendUnavailable`, and `UsageError` for a type without one."""
+    kernels = library.load()
+    isa = kernels.ei_matmul_isa(type_id, kernels.ei_best_isa())
+    if isa < 0:
+        raise UsageError(f"there is no kernel for GGUF type {type_id}")
+    name: bytes = kernels.ei_isa_name(isa)
+    return name.decode()
+
+
+@contextmanager
+def loading(ours: bool) -> Iterator[KernelReport]:
+    """Around the load of a model, on the thread that loads: with our kernels if they are wanted and can be had."""
+    if ours:
+        yield install()
+        return
+    why = "our kernels are switched off"
+    if _report is None or not _report.active:
+        yield KernelReport(False, why)
+        return
+    kernels = library.load()
+    kernels.ei_ggml_pack(0)
+    try:
+        yield KernelReport(False, f"{why} for this model; attention stays ours, for another model of this process")
+    finally:
+        kernels.ei_ggml_pack(1)
+
+
+def _refusal() -> str:
+    """Why our kernels cannot run, as far as can be told without llama.cpp; empty when they can."""
     if (env.kernels() or "").lower() in library.OFF:
         return "our kernels are switched off by EDGEINFER_KERNELS"
     kernels = library.try_load()
@@ -53,6 +99,14 @@ def _install() -> str:
         return "llama-cpp-python is not installed"
     if found != _PLUGIN_VERSION:
         return f"our kernels are written for llama-cpp-python {_PLUGIN_VERSION}, not {found}"
+    return ""
+
+
+def _install() -> str:
+    """Install, or say why not."""
+    why = _refusal()
+    if why:
+        return why
     from llama_cpp import llama_cpp as binding
 
     # The handle of libllama finds what its dependencies export. Loading those by name would load them again: a wheel
@@ -64,5 +118,5 @@ def _install() -> str:
         return None if function is None else ctypes.cast(function, ctypes.c_void_p).value
 
     callback = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(resolve)
-    why: bytes | None = kernels.ei_ggml_install(callback)
-    return why.decode() if why else ""
+    refusal: bytes | None = library.load().ei_ggml_install(callback)
+    return refusal.decode() if refusal else ""

@@ -86,6 +86,8 @@ EI_API uint64_t ei_probe_int8(int32_t isa, uint64_t n_rounds);
  *
  * `isa` is an EI_ISA_... of ei_capabilities(); an ISA without a kernel of its own uses the best it builds on. Buffers are 64-byte aligned. */
 EI_API int32_t ei_has_matmul(int32_t format, int64_t n_cols);
+/* The instruction set that products of this format run with when `isa` is asked for: that, or the best it builds on; -1 without any. */
+EI_API int32_t ei_matmul_isa(int32_t format, int32_t isa);
 EI_API size_t ei_packed_bytes(int32_t format, int64_t n_rows, int64_t n_cols);
 EI_API int64_t ei_n_panels(int64_t n_rows);
 EI_API void ei_pack(int32_t format, const void *rows, size_t row_bytes, int64_t n_rows, int64_t n_cols, void *packed, int64_t first_panel,
@@ -102,6 +104,9 @@ EI_API void ei_matmul(int32_t isa, int32_t format, const void *packed, int64_t n
  * Models that are loaded afterwards use it; calling it again changes nothing. Not thread-safe. */
 typedef void *(*ei_resolve_symbol)(const char *name);
 EI_API const char *ei_ggml_install(ei_resolve_symbol resolve);
+/* Whether models that the calling thread loads from now on are packed for our products; they are until it says 0. Attention, which needs no
+ * packing, is computed by us in any case. */
+EI_API void ei_ggml_pack(int32_t on);
 
 #ifdef __cplusplus
 }

@@ -18,6 +18,11 @@ int32_t ei_has_matmul(int32_t format, int64_t n_cols) {
     return known != nullptr && n_cols > 0 && n_cols % known->block_size == 0;
 }
 
+int32_t ei_matmul_isa(int32_t format, int32_t isa) {
+    const ei::Kernel *kernel = ei::find_format(format) ? ei::choose_kernel(ei::Op::matmul, format, isa) : nullptr;
+    return kernel ? kernel->isa : -1;
+}
+
 int64_t ei_n_panels(int64_t n_rows) { return ei::divide_up(n_rows, ei::kPanelRows); }
 
 size_t ei_packed_bytes(int32_t format, int64_t n_rows, int64_t n_cols) {

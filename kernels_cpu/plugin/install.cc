@@ -10,6 +10,7 @@
 #include <new>
 
 #include "edgeinfer_kernels.h"
+#include "plugin/file_pages.h"
 #include "plugin/install.h"
 #include "plugin/operations.h"
 
@@ -58,12 +59,17 @@ struct Hook {
     ggml::BufferInterface buffer_before;
 } g_hook{};
 
+// Whether models that this thread loads are ours to pack; see ei_ggml_pack.
+thread_local bool t_pack = true;
+
+bool takes(const ggml::Tensor *weight) { return t_pack && can_pack(weight); }
+
 class OurBufferType final : public ggml::ExtraBufferType {
   public:
     bool supports_op(ggml::Device *device, const ggml::Tensor *op) override {
         const ggml::Tensor *weight = op->src[0];
         const bool product = op->op == ggml::kMulMat || op->op == ggml::kMulMatId;
-        if (!product || weight->buffer == nullptr || weight->buffer->buft != g_hook.type || !can_pack(weight)) {
+        if (!product || weight->buffer == nullptr || weight->buffer->buft != g_hook.type || !takes(weight)) {
             return g_hook.context_before->supports_op(device, op);
         }
         const ggml::Buffer *x = op->src[1]->buffer;
@@ -79,18 +85,22 @@ class OurBufferType final : public ggml::ExtraBufferType {
 bool is_ours(const ggml::Tensor *tensor) { return tensor->extra == static_cast<ggml::TensorTraits *>(&immortal<MultiplyTraits>()); }
 
 int32_t init_tensor(ggml::Buffer *buffer, ggml::Tensor *tensor) {
-    if (!can_pack(tensor)) return g_hook.buffer_before.init_tensor ? g_hook.buffer_before.init_tensor(buffer, tensor) : ggml::kSuccess;
+    if (!takes(tensor)) return g_hook.buffer_before.init_tensor ? g_hook.buffer_before.init_tensor(buffer, tensor) : ggml::kSuccess;
     tensor->extra = static_cast<ggml::TensorTraits *>(&immortal<MultiplyTraits>());
     return ggml::kSuccess;
 }
 
 void set_tensor(ggml::Buffer *buffer, ggml::Tensor *tensor, const void *data, size_t offset, size_t size) {
-    if (!is_ours(tensor)) return g_hook.buffer_before.set_tensor(buffer, tensor, data, offset, size);
+    if (!is_ours(tensor)) {
+        g_hook.buffer_before.set_tensor(buffer, tensor, data, offset, size);
+        return give_back_file_pages(data, size);
+    }
     if (offset != 0 || size != g_ggml.ggml_nbytes(tensor)) {
         std::fprintf(stderr, "edgeinfer: tensor %s arrives in pieces, which cannot be packed\n", tensor->name);
         std::abort();
     }
     pack_weight(tensor, data);
+    give_back_file_pages(data, size);
 }
 
 ggml::Buffer *alloc_buffer(ggml::BufferType *type, size_t size) {
@@ -105,7 +115,7 @@ ggml::Buffer *alloc_buffer(ggml::BufferType *type, size_t size) {
 }
 
 size_t get_alloc_size(ggml::BufferType *type, const ggml::Tensor *tensor) {
-    if (can_pack(tensor)) return packed_bytes(tensor);
+    if (takes(tensor)) return packed_bytes(tensor);
     return g_hook.type_before.get_alloc_size ? g_hook.type_before.get_alloc_size(type, tensor) : g_ggml.ggml_nbytes(tensor);
 }
 
@@ -159,7 +169,13 @@ ggml::BufferType *hooked_buffer_type() { return g_hook.type; }
 
 }  // namespace ei
 
-extern "C" const char *ei_ggml_install(ei_resolve_symbol resolve) {
+extern "C" {
+
+const char *ei_ggml_install(ei_resolve_symbol resolve) {
     if (ei::hooked_buffer_type() != nullptr) return nullptr;
     return ei::try_install(resolve);
 }
+
+void ei_ggml_pack(int32_t on) { ei::t_pack = on != 0; }
+
+}  // extern "C"

@@ -2,3 +2,5 @@
 #include "edgeinfer_kernels.h"
 
 extern "C" const char *ei_ggml_install(ei_resolve_symbol) { return "on Windows llama.cpp cannot take our kernels yet"; }
+
+extern "C" void ei_ggml_pack(int32_t) {}
