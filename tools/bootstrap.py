@@ -274,7 +274,7 @@ def install_emulator() -> None:
         for command in cross_test.install_commands(packages):
             step(f"installing {' and '.join(packages)}", *command)
     except (cross_test.Unavailable, SetupError) as error:
-        say(f"ARM kernels will not be tested here: {error}")
+        say(f"ARM is not emulated here: {error}")
 
 
 @contextlib.contextmanager

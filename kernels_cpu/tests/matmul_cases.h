@@ -13,11 +13,15 @@
 
 namespace cases {
 
-// Ordinary; nothing but zeros and subnormals where a factor is a float; any bits at all (subnormal, infinite, NaN).
-enum class Values { normal, tiny, wild };
-constexpr Values kAllValues[] = {Values::normal, Values::tiny, Values::wild};
+// Ordinary; nothing but zeros and subnormals where a factor is a float; any bits at all (subnormal, infinite, NaN); the largest quants of one
+// sign times the largest activations of one sign, which fill whatever an accumulator holds, and activations halfway between two integers.
+enum class Values { normal, tiny, wild, extreme };
+constexpr Values kAllValues[] = {Values::normal, Values::tiny, Values::wild, Values::extreme};
 
-inline const char *name(Values values) { return values == Values::normal ? "normal" : values == Values::tiny ? "tiny" : "wild"; }
+inline const char *name(Values values) {
+    constexpr const char *kNames[] = {"normal", "tiny", "wild", "extreme"};
+    return kNames[static_cast<int>(values)];
+}
 
 inline bool is_float(const ei::Format &format) { return format.activation == ei::Activation::float32; }
 
@@ -40,7 +44,9 @@ inline void fill_rows(Random &random, const ei::Format &format, Values values, s
             continue;
         }
         if (values == Values::wild) continue;
-        const uint16_t d = values == Values::normal ? ei::float_to_half(random.unit() * 0.1f) : 0, m = ei::float_to_half(random.unit() * 0.1f);
+        constexpr uint8_t kExtremes[] = {0x00, 0x7f, 0x80, 0xff};
+        if (values == Values::extreme) std::memset(rows.data() + at, kExtremes[random.below(4)], format.block_bytes);
+        const uint16_t d = values != Values::tiny ? ei::float_to_half(random.unit() * 0.1f) : 0, m = ei::float_to_half(random.unit() * 0.1f);
         const bool last = format.id == EI_FORMAT_Q6_K;
         std::memcpy(rows.data() + at + (last ? format.block_bytes - 2 : 0), &d, 2);
         const bool two = format.activation == ei::Activation::min32 || format.activation == ei::Activation::min256;
@@ -52,6 +58,14 @@ inline void fill_columns(Random &random, Values values, std::vector<float> &x) {
     for (float &value : x) value = random.unit() * (random.below(50) ? 1.0f : 40.0f);
     if (values == Values::tiny) {
         for (size_t i = 0; i < x.size(); ++i) x[i] = i / 256 % 2 ? 0.0f : i % 7 ? 1e-32f : -0.0f;
+    } else if (values == Values::extreme) {
+        for (size_t i = 0; i < x.size(); i += 32) {
+            const int kind = random.below(3);
+            for (size_t j = i; j < i + 32 && j < x.size(); ++j) {
+                x[j] = kind == 0 ? 127.0f : kind == 1 ? -127.0f : static_cast<float>(random.below(509) - 254) * 0.5f;
+            }
+            x[i] = x[i] < 0 ? -127.0f : 127.0f;  // so that the factor is 1
+        }
     } else if (values == Values::wild) {
         for (float &value : x) {
             const uint32_t bits = static_cast<uint32_t>(random.next() >> 20);

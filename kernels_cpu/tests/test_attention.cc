@@ -162,7 +162,7 @@ void check_case(Random &random, Case c) {
 }  // namespace
 
 int main(int argc, char **argv) {
-    const int n_rounds = argc > 1 ? std::atoi(argv[1]) : 1;
+    const int n_rounds = argc > 1 ? std::atoi(argv[1]) : 4;
     Random random(argc > 2 ? static_cast<uint64_t>(std::atoll(argv[2])) : 1);
     for (int round = 0; round < n_rounds; ++round) {
         check_case(random, make(random, 1, 64, 3, 1, 1, 1));

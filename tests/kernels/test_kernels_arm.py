@@ -105,7 +105,7 @@ def test_set_up_goes_on_without_the_packages(
     bootstrap.install_emulator()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert all(line.startswith("ARM kernels will not be tested here: ") for line in lines)
+    assert all(line.startswith("ARM is not emulated here: ") for line in lines)
 
 
 def test_set_up_installs_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
