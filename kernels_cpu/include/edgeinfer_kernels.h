@@ -84,7 +84,8 @@ EI_API uint64_t ei_probe_int8(int32_t isa, uint64_t n_rounds);
  *   2. ei_quantize   per x: columns -> activations (int8, or floats for weights that are), in items that threads share out
  *   3. ei_matmul     panels x activations -> y, in panels that threads share out
  *
- * `isa` is an EI_ISA_... of ei_capabilities(); an ISA without a kernel of its own uses the best it builds on. Buffers are 64-byte aligned. */
+ * `isa` is an EI_ISA_... of ei_capabilities(); an ISA without a kernel of its own uses the best it builds on. Buffers are 64-byte aligned,
+ * rows to pack 2-byte (and row_bytes is even), columns and y as floats are. */
 EI_API int32_t ei_has_matmul(int32_t format, int64_t n_cols);
 /* The instruction set that products of this format run with when `isa` is asked for: that, or the best it builds on; -1 without any. */
 EI_API int32_t ei_matmul_isa(int32_t format, int32_t isa);

@@ -228,7 +228,8 @@ void tile_min256(const MatmulArgs &args, int first) {
             const __m256 dmin = load_half(body->dmin + 8 * half), d = load_half(body->d + 8 * half);
             EI_UNROLL
             for (int c = 0; c < T; ++c) {
-                y[half][c] = _mm256_fnmadd_ps(_mm256_mul_ps(dmin, _mm256_set1_ps(a->d[first + c])), _mm256_cvtepi32_ps(total[c]), y[half][c]);
+                const __m256 scale = _mm256_mul_ps(dmin, _mm256_set1_ps(a->d[first + c]));
+                y[half][c] = _mm256_fnmadd_ps(scale, _mm256_cvtepi32_ps(total[c]), y[half][c]);
                 total[c] = _mm256_setzero_si256();
             }
             EI_ROLLED

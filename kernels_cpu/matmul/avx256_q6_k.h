@@ -56,12 +56,15 @@ void tile_zero256(const MatmulArgs &args, int first) {
                     const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(body->scale[s] + 8 * half));
                     const __m256i scale = Multiply::scale_of(_mm256_cvtepi8_epi32(bytes));
                     EI_UNROLL
-                    for (int c = 0; c < T; ++c) total[c] = _mm256_add_epi32(total[c], Multiply::scaled_dot(w, a->q + 4 * s, first + c, scale));
+                    for (int c = 0; c < T; ++c) {
+                        total[c] = _mm256_add_epi32(total[c], Multiply::scaled_dot(w, a->q + 4 * s, first + c, scale));
+                    }
                 }
                 const __m256 d = load_half(tail->d + 8 * half);
                 EI_UNROLL
                 for (int c = 0; c < T; ++c) {
-                    y[half][c] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(a->d[first + c])), _mm256_cvtepi32_ps(total[c]), y[half][c]);
+                    const __m256 scale = _mm256_mul_ps(d, _mm256_set1_ps(a->d[first + c]));
+                    y[half][c] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(total[c]), y[half][c]);
                 }
             }
         }
@@ -72,7 +75,8 @@ void tile_zero256(const MatmulArgs &args, int first) {
 
 template <class Multiply>
 void matmul_zero256(const MatmulArgs &args) {
-    static constexpr Tile kTiles[] = {tile_zero256<Multiply, 1>, tile_zero256<Multiply, 2>, tile_zero256<Multiply, 3>, tile_zero256<Multiply, 4>};
+    static constexpr Tile kTiles[] = {tile_zero256<Multiply, 1>, tile_zero256<Multiply, 2>, tile_zero256<Multiply, 3>,
+                                      tile_zero256<Multiply, 4>};
     run_tiles(args, kTiles);
 }
 

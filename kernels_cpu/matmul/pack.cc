@@ -151,7 +151,9 @@ void scales_of(const BlockQ4_0 &block, int row, Nibbles &, TailScale *tail) { ta
 void scales_of(const BlockQ5_0 &block, int row, NibblesAndBits &, TailScale *tail) { tail->d[row] = block.d; }
 void scales_of(const BlockQ8_0 &block, int row, Bytes &, TailScale *tail) { tail->d[row] = block.d; }
 void scales_of(const BlockQ4_1 &block, int row, Nibbles &, TailScaleMin *tail) { tail->d[row] = block.d, tail->m[row] = block.m; }
-void scales_of(const BlockQ5_1 &block, int row, NibblesAndBits &, TailScaleMin *tail) { tail->d[row] = block.d, tail->m[row] = block.m; }
+void scales_of(const BlockQ5_1 &block, int row, NibblesAndBits &, TailScaleMin *tail) {
+    tail->d[row] = block.d, tail->m[row] = block.m;
+}
 
 void scales_of(const BlockQ6_K &block, int row, BodyQ6_K &body, TailScale *tail) {
     for (int s = 0; s < 16; ++s) body.scale[s][row] = block.scales[s];
@@ -202,7 +204,7 @@ void pack_panel(const Format &format, const uint8_t *rows, size_t row_bytes, int
         for (int row = 0; row < n_rows; ++row) {
             const uint8_t *const from = rows + static_cast<size_t>(row) * row_bytes + static_cast<size_t>(b) * sizeof(Block);
             prefetch<sizeof(Block)>(from + kAhead);
-            prefetch<sizeof(Block)>(panel + (static_cast<size_t>(b) * kPanelRows + static_cast<size_t>(row)) * sizeof(Block) + kPanelRows * kAhead);
+            prefetch<sizeof(Block)>(panel + static_cast<size_t>(b * kPanelRows + row) * sizeof(Block) + kPanelRows * kAhead);
             const Block &block = *reinterpret_cast<const Block *>(from);
             quants_of(block, row, body);
             scales_of(block, row, body, tail);
@@ -228,7 +230,9 @@ void pack_floats(const Format &, const uint8_t *rows, size_t row_bytes, int n_ro
                 std::memcpy(line, from, sizeof line);
                 for (int64_t k = 0; k < kStep; ++k) to[k * kPanelRows + row] = line[k];
             } else {
-                for (int64_t k = 0; k < n; ++k) std::memcpy(to + k * kPanelRows + row, from + static_cast<size_t>(k) * sizeof(Value), sizeof(Value));
+                for (int64_t k = 0; k < n; ++k) {
+                    std::memcpy(to + k * kPanelRows + row, from + static_cast<size_t>(k) * sizeof(Value), sizeof(Value));
+                }
             }
         }
     }

@@ -46,7 +46,8 @@ inline void fill_rows(Random &random, const ei::Format &format, Values values, s
         if (values == Values::wild) continue;
         constexpr uint8_t kExtremes[] = {0x00, 0x7f, 0x80, 0xff};
         if (values == Values::extreme) std::memset(rows.data() + at, kExtremes[random.below(4)], format.block_bytes);
-        const uint16_t d = values != Values::tiny ? ei::float_to_half(random.unit() * 0.1f) : 0, m = ei::float_to_half(random.unit() * 0.1f);
+        const uint16_t d = values != Values::tiny ? ei::float_to_half(random.unit() * 0.1f) : 0;
+        const uint16_t m = ei::float_to_half(random.unit() * 0.1f);
         const bool last = format.id == EI_FORMAT_Q6_K;
         std::memcpy(rows.data() + at + (last ? format.block_bytes - 2 : 0), &d, 2);
         const bool two = format.activation == ei::Activation::min32 || format.activation == ei::Activation::min256;
@@ -110,7 +111,9 @@ void for_each_case(Random &random, const ei::Format &format, Run run) {
 
 constexpr float kUntouched = -7.0f;
 
-inline std::vector<float> empty_result(const Case &c) { return std::vector<float>(static_cast<size_t>(c.n_rows * c.n_columns) + 16, kUntouched); }
+inline std::vector<float> empty_result(const Case &c) {
+    return std::vector<float>(static_cast<size_t>(c.n_rows * c.n_columns) + 16, kUntouched);
+}
 
 inline void check_end(const std::vector<float> &out) {
     for (size_t i = out.size() - 16; i < out.size(); ++i) CHECK(out[i] == kUntouched, "wrote past the end");
@@ -143,8 +146,9 @@ inline std::vector<float> product(const ei::Kernel &kernel, Case &c) {
             const int64_t row = panel * ei::kPanelRows;
             float *at[ei::kGroupColumns];
             for (int i = 0; i < n; ++i) at[i] = out.data() + (first + i) * c.n_rows + row;
-            kernel.matmul({c.packed.data() + static_cast<size_t>(panel) * ei::panel_bytes(c.format, c.n_cols),
-                           activations.data() + static_cast<size_t>(first / ei::kGroupColumns) * ei::activation_group_bytes(c.format, c.n_cols),
+            const uint8_t *const group = activations.data() +
+                                         static_cast<size_t>(first / ei::kGroupColumns) * ei::activation_group_bytes(c.format, c.n_cols);
+            kernel.matmul({c.packed.data() + static_cast<size_t>(panel) * ei::panel_bytes(c.format, c.n_cols), group,
                            c.n_cols / c.format.block_size, at, n, static_cast<int>(std::min<int64_t>(ei::kPanelRows, c.n_rows - row))});
         }
     }

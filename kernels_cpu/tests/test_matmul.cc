@@ -21,7 +21,8 @@ void compare(Random &random, Case &c, Values values) {
         const std::vector<float> alone = cases::product(isa, one);
         for (int64_t r = 0; r < c.n_rows; ++r) {
             CHECK(cases::same(alone[static_cast<size_t>(r)], got[static_cast<size_t>(column * c.n_rows + r)]),
-                  "%s %s: column %d of %d differs alone", c.format.name, ei_isa_name(isa), static_cast<int>(column), static_cast<int>(c.n_columns));
+                  "%s %s: column %d of %d differs alone", c.format.name, ei_isa_name(isa), static_cast<int>(column),
+                  static_cast<int>(c.n_columns));
         }
     }
 }
@@ -48,8 +49,9 @@ void compare_with_double(Random &random, const ei::Format &format, int64_t n_col
         for (int64_t row = 0; row < c.n_rows; ++row) {
             double sum = 0, magnitude = 0;
             for (int64_t k = 0; k < n_cols; ++k) {
-                const double w = weight_value(format.id, c.rows.data() + static_cast<size_t>(row) * c.row_bytes() + static_cast<size_t>(k) * format.block_bytes);
-                const double term = w * static_cast<double>(c.x[static_cast<size_t>(column * n_cols + k)]);
+                const size_t at = static_cast<size_t>(row) * c.row_bytes() + static_cast<size_t>(k) * format.block_bytes;
+                const double x = static_cast<double>(c.x[static_cast<size_t>(column * n_cols + k)]);
+                const double term = weight_value(format.id, c.rows.data() + at) * x;
                 sum += term, magnitude += std::fabs(term);
             }
             const double y = static_cast<double>(got[static_cast<size_t>(column * c.n_rows + row)]);

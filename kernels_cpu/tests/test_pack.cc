@@ -178,14 +178,18 @@ void check_format(Random &random, const Format &format, int64_t n_rows, int64_t 
     for (int64_t p = 0; p < n_panels; ++p) {
         const int64_t left = n_rows - p * kPanelRows;
         definition(format.id)(format, c.rows.data() + static_cast<size_t>(p * kPanelRows) * c.row_bytes(), c.row_bytes(),
-                              static_cast<int>(left < kPanelRows ? left : kPanelRows), n_blocks, want.data() + static_cast<size_t>(p) * bytes);
+                              static_cast<int>(left < kPanelRows ? left : kPanelRows), n_blocks,
+                              want.data() + static_cast<size_t>(p) * bytes);
     }
     // In two calls, as threads share panels out; the second first.
     const int64_t middle = n_panels / 2;
     ei_pack(format.id, c.rows.data(), c.row_bytes(), n_rows, n_cols, got.data(), middle, n_panels - middle);
-    for (size_t i = 0; i < static_cast<size_t>(middle) * bytes; ++i) CHECK(got.data()[i] == 0xa5, "%s: wrote to another panel", format.name);
+    for (size_t i = 0; i < static_cast<size_t>(middle) * bytes; ++i) {
+        CHECK(got.data()[i] == 0xa5, "%s: wrote to another panel", format.name);
+    }
     ei_pack(format.id, c.rows.data(), c.row_bytes(), n_rows, n_cols, got.data(), 0, middle);
-    CHECK(std::memcmp(want.data(), got.data(), total) == 0, "%s rows %d blocks %d", format.name, static_cast<int>(n_rows), static_cast<int>(n_blocks));
+    CHECK(std::memcmp(want.data(), got.data(), total) == 0, "%s rows %d blocks %d", format.name, static_cast<int>(n_rows),
+          static_cast<int>(n_blocks));
     CHECK(got.data()[total] == 0xa5, "%s: wrote past the end", format.name);
 }
 
