@@ -43,26 +43,10 @@ struct MatmulArgs {
 };
 using Matmul = void (*)(const MatmulArgs &args);
 
-// Attention of n_tokens x (n_kv_heads * n_group) query heads over n_kv cells, K and V in half precision; strides in bytes. head_dim is a
-// multiple of 16. A mask value (half precision, one row of n_kv a token) is added to each score; minus infinity hides the cell.
-struct AttentionArgs {
-    const char *q, *k, *v, *mask;
-    char *out;
-    size_t q_token_stride, q_head_stride, k_cell_stride, k_head_stride, v_cell_stride, v_head_stride, mask_token_stride;
-    size_t out_token_stride, out_head_stride;
-    int64_t n_kv, head_dim;
-    int n_group;  // query heads that share a KV head
-    float scale;
-};
-// A part of it, for one thread. scratch: attention_scratch_bytes, 64-byte aligned. At most 64 tokens.
-struct AttentionUnit {
-    int kv_head, first_token, n_tokens, first_head, n_heads;
-    void *scratch;
-};
+// Attention; the C ABI has the whole description.
+using AttentionArgs = ei_attention_args;
+using AttentionUnit = ei_attention_unit;
 using Attention = void (*)(const AttentionArgs &args, const AttentionUnit &unit);
-
-// Enough for a unit of this many tokens and heads.
-size_t attention_scratch_bytes(int64_t n_kv, int64_t head_dim, int n_tokens, int n_heads);
 
 // Which quantize kernel makes a kind of activation: one makes all of int8, another lays out floats.
 enum Quantizer : int32_t { kQuantizeInt8 = 0, kQuantizeFloat32 = 1 };

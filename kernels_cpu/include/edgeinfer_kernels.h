@@ -89,6 +89,8 @@ EI_API uint64_t ei_probe_int8(int32_t isa, uint64_t n_rounds);
 EI_API int32_t ei_has_matmul(int32_t format, int64_t n_cols);
 /* The instruction set that products of this format run with when `isa` is asked for: that, or the best it builds on; -1 without any. */
 EI_API int32_t ei_matmul_isa(int32_t format, int32_t isa);
+/* The same of ei_quantize, and below of ei_attention. */
+EI_API int32_t ei_quantize_isa(int32_t format, int32_t isa);
 EI_API size_t ei_packed_bytes(int32_t format, int64_t n_rows, int64_t n_cols);
 EI_API int64_t ei_n_panels(int64_t n_rows);
 EI_API void ei_pack(int32_t format, const void *rows, size_t row_bytes, int64_t n_rows, int64_t n_cols, void *packed, int64_t first_panel,
@@ -99,6 +101,29 @@ EI_API void ei_quantize(int32_t isa, int32_t format, const float *columns, size_
                         void *activations, int64_t first_item, int64_t n_items);
 EI_API void ei_matmul(int32_t isa, int32_t format, const void *packed, int64_t n_rows, int64_t n_cols, const void *activations,
                       int64_t n_columns, float *out, size_t out_stride, int64_t first_panel, int64_t n_panels);
+
+/* Attention of n_tokens x (n_kv_heads * n_group) query heads over n_kv cells; K, V and the mask in half precision, queries and the output
+ * in single. Strides in bytes; the elements of a head are side by side. head_dim is a multiple of 16, at most 512; n_kv at most 2^18.
+ * A mask value (one row of n_kv a token) is added to each score; minus infinity hides the cell, whatever it holds. An output is the same
+ * bits whatever the order of the cells, the split into units, the threads and the instruction set. */
+typedef struct {
+    const char *q, *k, *v, *mask;
+    char *out;
+    size_t q_token_stride, q_head_stride, k_cell_stride, k_head_stride, v_cell_stride, v_head_stride, mask_token_stride;
+    size_t out_token_stride, out_head_stride;
+    int64_t n_kv, head_dim;
+    int32_t n_group; /* query heads that share a KV head */
+    float scale;
+} ei_attention_args;
+/* A part of it, for one thread: at most 64 tokens, and n_heads of the n_group heads that share kv_head, the first of them first_head of the
+ * group. scratch: ei_attention_scratch_bytes, 64-byte aligned, the thread's own. */
+typedef struct {
+    int32_t kv_head, first_token, n_tokens, first_head, n_heads;
+    void *scratch;
+} ei_attention_unit;
+EI_API size_t ei_attention_scratch_bytes(int64_t n_kv, int64_t head_dim, int32_t n_tokens, int32_t n_heads);
+EI_API int32_t ei_attention_isa(int32_t isa);
+EI_API void ei_attention(int32_t isa, const ei_attention_args *args, const ei_attention_unit *unit);
 
 /* The plug-in for ggml's CPU backend: our products and attention inside llama.cpp's own threads. `resolve` finds functions of the ggml
  * libraries by name (NULL where there is none). Returns NULL once it is active, or why it stands aside, in which case nothing has changed.

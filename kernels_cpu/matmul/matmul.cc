@@ -23,6 +23,12 @@ int32_t ei_matmul_isa(int32_t format, int32_t isa) {
     return kernel ? kernel->isa : -1;
 }
 
+int32_t ei_quantize_isa(int32_t format, int32_t isa) {
+    const ei::Format *known = ei::find_format(format);
+    const ei::Kernel *kernel = known ? ei::choose_kernel(ei::Op::quantize, ei::quantizer(known->activation), isa) : nullptr;
+    return kernel ? kernel->isa : -1;
+}
+
 int64_t ei_n_panels(int64_t n_rows) { return ei::divide_up(n_rows, ei::kPanelRows); }
 
 size_t ei_packed_bytes(int32_t format, int64_t n_rows, int64_t n_cols) {

@@ -76,7 +76,7 @@ size_t attend_work_bytes(const ggml::Tensor *op, int n_threads) {
     // ggml may run with fewer threads than it planned for, and then the split is another.
     for (int n = 1; n <= n_threads; ++n) {
         const Split s = shape.best_split(n);
-        most = std::max(most, static_cast<size_t>(n) * round_up(attention_scratch_bytes(shape.n_kv, shape.head_dim, s.tokens, s.heads), 64));
+        most = std::max(most, static_cast<size_t>(n) * round_up(ei_attention_scratch_bytes(shape.n_kv, shape.head_dim, s.tokens, s.heads), 64));
     }
     return most + 64;
 }
@@ -85,7 +85,7 @@ void attend(const ggml::ComputeParams &params, const ggml::Tensor *op) {
     const ggml::Tensor *q = op->src[0], *k = op->src[1], *v = op->src[2], *mask = op->src[3];
     const Shape shape(op);
     const Split split = shape.best_split(params.nth);
-    const size_t scratch_bytes = round_up(attention_scratch_bytes(shape.n_kv, shape.head_dim, split.tokens, split.heads), 64);
+    const size_t scratch_bytes = round_up(ei_attention_scratch_bytes(shape.n_kv, shape.head_dim, split.tokens, split.heads), 64);
     char *const scratch = reinterpret_cast<char *>(round_up(reinterpret_cast<size_t>(params.wdata), 64)) + static_cast<size_t>(params.ith) * scratch_bytes;
     const Kernel *kernel = choose_kernel(Op::attention, 0, ei_best_isa());
     AttentionArgs args{};

@@ -142,7 +142,7 @@ bool test_attention() {
     if (!compute(graph.context, y) || g_counters.attended == before) return false;
 
     Memory<float> want(dim * tokens * heads);
-    Memory<char> scratch(attention_scratch_bytes(n_kv, dim, tokens, heads / kv_heads));
+    Memory<char> scratch(ei_attention_scratch_bytes(n_kv, dim, tokens, heads / kv_heads));
     const AttentionArgs args{static_cast<char *>(q->data), static_cast<char *>(k->data), static_cast<char *>(v->data), static_cast<char *>(mask->data),
                              reinterpret_cast<char *>(want.data()), q->nb[1], q->nb[2], k->nb[1], k->nb[2], v->nb[1], v->nb[2], mask->nb[1],
                              y->nb[2], y->nb[1], n_kv, dim, heads / kv_heads, 0.125f};

@@ -6,7 +6,6 @@
 #include "check.h"
 #include "core/half.h"
 #include "core/isa.h"
-#include "core/kernel.h"
 #include "random.h"
 
 namespace {
@@ -49,16 +48,16 @@ struct Range {
 std::vector<float> attend(int32_t isa, const Case &c, Range tokens, int heads_at_once) {
     const size_t half = 2, d = static_cast<size_t>(c.head_dim), n_heads = static_cast<size_t>(c.n_heads());
     std::vector<float> out(c.q.size(), -7.0f);
-    const ei::AttentionArgs args{reinterpret_cast<const char *>(c.q.data()), reinterpret_cast<const char *>(c.k.data()),
+    const ei_attention_args args{reinterpret_cast<const char *>(c.q.data()), reinterpret_cast<const char *>(c.k.data()),
                                  reinterpret_cast<const char *>(c.v.data()), reinterpret_cast<const char *>(c.mask.data()),
                                  reinterpret_cast<char *>(out.data()), n_heads * d * 4, d * 4, static_cast<size_t>(c.n_kv_heads) * d * half, d * half,
                                  static_cast<size_t>(c.n_kv_heads) * d * half, d * half, static_cast<size_t>(c.n_kv) * half, n_heads * d * 4, d * 4,
                                  c.n_kv, c.head_dim, c.n_group, 0.125f};
-    Buffer scratch(ei::attention_scratch_bytes(c.n_kv, c.head_dim, tokens.n, heads_at_once));
-    const ei::Kernel *kernel = ei::choose_kernel(ei::Op::attention, 0, isa);
+    Buffer scratch(ei_attention_scratch_bytes(c.n_kv, c.head_dim, tokens.n, heads_at_once));
     for (int h = 0; h < c.n_kv_heads; ++h) {
         for (int g = 0; g < c.n_group; g += heads_at_once) {
-            kernel->attention(args, {h, tokens.first, tokens.n, g, std::min(heads_at_once, c.n_group - g), scratch.data()});
+            const ei_attention_unit unit{h, tokens.first, tokens.n, g, std::min(heads_at_once, c.n_group - g), scratch.data()};
+            ei_attention(isa, &args, &unit);
         }
     }
     return out;
