@@ -44,18 +44,30 @@ def _candidates() -> list[Path]:
 def _declare(library: ctypes.CDLL) -> None:
     """Types of every function that is called from here; see ``edgeinfer_kernels.h``."""
     u32, i32, u64, text = ctypes.c_uint32, ctypes.c_int32, ctypes.c_uint64, ctypes.c_char_p
+    i64, size, address = ctypes.c_int64, ctypes.c_size_t, ctypes.c_void_p
     signatures: dict[str, tuple[type | None, list[type]]] = {
         "ei_abi_version": (i32, []),
         "ei_isa_name": (text, [i32]),
         "ei_capabilities": (u32, []),
         "ei_best_isa": (i32, []),
         "ei_force_isa": (i32, [text]),
-        "ei_probe_read": (u64, [i32, ctypes.c_void_p, ctypes.c_size_t]),
+        "ei_probe_read": (u64, [i32, address, size]),
         "ei_probe_int8": (u64, [i32, u64]),
-        "ei_ggml_install": (text, [ctypes.c_void_p]),
+        "ei_ggml_install": (text, [address]),
         "ei_ggml_pack": (None, [i32]),
-        "ei_has_matmul": (i32, [i32, ctypes.c_int64]),
+        "ei_has_matmul": (i32, [i32, i64]),
         "ei_matmul_isa": (i32, [i32, i32]),
+        "ei_quantize_isa": (i32, [i32, i32]),
+        "ei_n_panels": (i64, [i64]),
+        "ei_packed_bytes": (size, [i32, i64, i64]),
+        "ei_pack": (None, [i32, address, size, i64, i64, address, i64, i64]),
+        "ei_activation_bytes": (size, [i32, i64, i64]),
+        "ei_n_quantize_items": (i64, [i32, i64, i64]),
+        "ei_quantize": (None, [i32, i32, address, size, i64, i64, address, i64, i64]),
+        "ei_matmul": (None, [i32, i32, address, i64, i64, address, i64, address, size, i64, i64]),
+        "ei_attention_isa": (i32, [i32]),
+        "ei_attention_scratch_bytes": (size, [i64, i64, i32, i32]),
+        "ei_attention": (None, [i32, address, address]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

@@ -5,14 +5,11 @@ Knows nothing of what is to be computed.
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
-
 import numpy as np
 
 from edgeinfer.errors import BackendUnavailable, UsageError
 from edgeinfer.kernels.library import best_isa, isa_number, load
+from edgeinfer.kernels.timing import rate
 
 
 def read_bandwidth(
@@ -29,14 +26,14 @@ def read_bandwidth(
         raise UsageError(f"buffer_bytes is {buffer_bytes}, but must be at least 4096 for each of {n_threads} threads")
     memory = np.ones(share * max(1, n_threads) + 4096, dtype=np.uint8)
     start = -memory.ctypes.data % 4096 + memory.ctypes.data
-    # One call takes about a millisecond: short enough to stop in time, long enough that Python does not count.
+    # One call takes about a millisecond.
     piece = min(share, 8 << 20)
 
     def work(thread: int, n_calls: int) -> int:
         at = start + thread * share + n_calls * piece % (share // piece * piece)
         return piece if library.ei_probe_read(number, at, piece) else 0
 
-    return _rate(work, n_threads, seconds, f"read bandwidth with {isa or best_isa()}")
+    return _seen(rate(work, n_threads, seconds), f"read bandwidth with {isa or best_isa()}")
 
 
 def int8_peak(n_threads: int, seconds: float = 0.2, *, isa: str | None = None) -> float:
@@ -49,33 +46,10 @@ def int8_peak(n_threads: int, seconds: float = 0.2, *, isa: str | None = None) -
     def work(thread: int, n_calls: int) -> int:  # noqa: ARG001
         return int(library.ei_probe_int8(number, 100_000))
 
-    return _rate(work, n_threads, seconds, f"int8 peak with {isa or best_isa()}")
+    return _seen(rate(work, n_threads, seconds), f"int8 peak with {isa or best_isa()}")
 
 
-def _rate(work: Callable[[int, int], int], n_threads: int, seconds: float, what: str) -> float:
-    """Units per second that ``work(thread, n_calls)`` reports from ``n_threads`` threads that start together."""
-    if n_threads < 1:
-        raise UsageError(f"n_threads is {n_threads}, but must be at least 1")
-    together = threading.Barrier(n_threads)
-    spans: list[tuple[float, float, int]] = []
-
-    def run(thread: int) -> None:
-        work(thread, 0)  # wakes the core and touches the pages
-        together.wait()
-        begin = now = time.perf_counter()
-        done = n_calls = 0
-        while now - begin < seconds:
-            done += work(thread, n_calls)
-            n_calls += 1
-            now = time.perf_counter()
-        spans.append((begin, now, done))
-
-    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(n_threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    total = sum(done for _, _, done in spans)
-    if total == 0:
+def _seen(rate: float, what: str) -> float:
+    if rate == 0:
         raise BackendUnavailable(f"no probe for {what} in this build")
-    return total / (max(end for _, end, _ in spans) - min(begin for begin, _, _ in spans))
+    return rate
