@@ -18,15 +18,18 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from edgeinfer import kernels
 from edgeinfer.core import GenerationStats, SamplingParams
+from edgeinfer.coverage import work
 from edgeinfer.engines import Engine, EngineConfig
 from edgeinfer.engines.base import Slice
 from edgeinfer.errors import EdgeInferError
+from edgeinfer.gguf import GGUFFile
 from edgeinfer.request import Request
 from edgeinfer.sampling import Sampled, Sampler
 from edgeinfer.scheduler import Scheduler
 
-__all__ = ["Measured", "bench_config", "measure", "peak_rss_bytes"]
+__all__ = ["Measured", "Shares", "bench_config", "measure", "peak_rss_bytes", "shares"]
 
 VERIFY = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 BATCH = (1, 2, 4, 8, 16)
@@ -55,6 +58,31 @@ class Measured:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Of what this machine does at most with as many threads, the part that was reached. ``decode_bandwidth``: bytes of
+    weights that decode reads in a second over the measured read bandwidth. ``prefill_int8``: operations a second of
+    prefill's matrix products over the measured int8 peak of the instruction set in use. Bytes and operations are those
+    of the weights, from the file's header: attention, keys and values are not counted, and products of floats count
+    like those of quantized weights."""
+
+    decode_bandwidth: float
+    prefill_int8: float
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def shares(file: GGUFFile, measured: Measured) -> Shares | None:
+    """Measures the machine for half a second; None without our library, which holds the probes."""
+    if not kernels.available():
+        return None
+    cost = work(file)
+    bandwidth, peak = kernels.read_bandwidth(measured.n_threads), kernels.int8_peak(measured.n_threads)
+    prefill_ops_per_s = cost.prefill_ops(N_PREFILL) * measured.prefill_tps / N_PREFILL
+    return Shares(cost.decode_bytes * measured.decode_tps / bandwidth, prefill_ops_per_s / peak)
+
+
 class _Silent:
     """A sink for requests whose answers nobody reads."""
 
@@ -75,7 +103,12 @@ def bench_config(n_past: int, n_threads: int, *, kernels: bool = True) -> Engine
     """How an engine is opened to be measured: 16 sequences that share one cache."""
     n_ctx = max(4096, n_past + 2048)
     return EngineConfig(
-        n_ctx=n_ctx, n_seq_max=max(BATCH), n_cells=n_ctx, n_threads=n_threads, n_threads_batch=n_threads, kernels=kernels
+        n_ctx=n_ctx,
+        n_seq_max=max(BATCH),
+        n_cells=n_ctx,
+        n_threads=n_threads,
+        n_threads_batch=n_threads,
+        kernels=kernels,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from edgeinfer import kernels
 from edgeinfer.gguf import Dimensions, GGUFFile, TensorInfo, dimensions
 
-__all__ = ["Coverage", "coverage", "is_multiplied"]
+__all__ = ["Coverage", "Work", "coverage", "in_words", "is_multiplied", "work"]
 
 _ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3", "gemma3"})
 """Those whose every operation that mixes values is a product or attention as ours. Others may have soft caps, ALiBi,
@@ -70,3 +70,55 @@ def _why_not(sizes: Dimensions, report: kernels.KernelReport, types: Mapping[str
     if sizes.head_dim_k != sizes.head_dim_v or sizes.head_dim_k % 16 or sizes.head_dim_k > 512:
         return f"our attention does not take heads of {sizes.head_dim_k} and {sizes.head_dim_v} dimensions"
     return ""
+
+
+def in_words(covered: Coverage) -> str:
+    """``Q4_K (168 matrices): avx512vnni; Q6_K (29): llama.cpp; same answers in any company: no, …``"""
+    if all(isa == "llama.cpp" for isa in covered.types.values()):
+        return f"llama.cpp's own: {covered.why_not}"
+    counts = [f"{covered.n_matrices[name]}" for name in covered.types]
+    counts[0] += " matrices" if covered.n_matrices[next(iter(covered.types))] != 1 else " matrix"
+    parts = [f"{name} ({n}): {isa}" for n, (name, isa) in zip(counts, covered.types.items(), strict=True)]
+    same = "yes" if covered.same_answers else f"no, {covered.why_not}"
+    return "; ".join((*parts, f"same answers in any company: {same}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a model's matrix products cost. ``decode_bytes``: weights that one token reads. ``body_ops`` and
+    ``head_ops``: operations of one token, two a multiply-accumulate, without and in the product that makes its logits.
+    Attention is not counted."""
+
+    decode_bytes: int
+    body_ops: int
+    head_ops: int
+
+    def prefill_ops(self, n_tokens: int) -> int:
+        """Of a prompt: only its last token has logits."""
+        return n_tokens * self.body_ops + self.head_ops
+
+
+def work(file: GGUFFile) -> Work:
+    """From the header; of a mixture's experts, those that a token goes through."""
+    used = _experts_used(file)
+    n_bytes = body = head = 0
+    for tensor in file.tensors.values():
+        if not is_multiplied(tensor, file):
+            continue
+        experts = tensor.shape[2] if len(tensor.shape) > 2 else 1
+        part = min(used, experts) if used else experts
+        n_bytes += tensor.n_bytes // experts * part
+        ops = 2 * tensor.n_elements // experts * part
+        if tensor.name.startswith(("output.", "token_embd.")):
+            head += ops
+        else:
+            body += ops
+    return Work(n_bytes, body, head)
+
+
+def _experts_used(file: GGUFFile) -> int:
+    """By each token; the most of any layer where layers differ; 0 for a model without experts."""
+    key = f"{file.architecture}.expert_used_count"
+    if key in file.metadata and file.metadata.element_type(key) is not None:
+        return int(max(file.metadata.numbers(key).tolist(), default=0))
+    return file.metadata.integer(key, 0)

@@ -21,7 +21,7 @@ LAYERS = (
     {"errors"},
     {"core", "env", "files"},
     {"gguf", "kernels", "device", "catalog"},
-    {"engines", "memory"},
+    {"coverage", "engines", "memory"},
     {"sampling", "text", "kv", "speculate"},
     {"request", "scheduler", "loop"},
     {"bench", "llm", "opening", "options", "prompt", "sessions", "stream", "tune"},

@@ -1,4 +1,6 @@
-"""``edgeinfer bench``: what a model costs on this machine, as a table and as the fields that comparisons read."""
+"""``edgeinfer bench``: what a model costs on this machine, as a table and as the fields that comparisons read.
+
+With ``--kernels`` it is `edgeinfer.cli.bench_kernels`: what our kernels do on this machine, without a model."""
 
 from __future__ import annotations
 
@@ -9,9 +11,11 @@ import click
 
 from edgeinfer.cli.options import Command, debug_flag, flag, json_flag, kernels_flag, model_flag
 from edgeinfer.cli.progress import status
+from edgeinfer.errors import UsageError
 
 __all__ = ["command"]
 
+_KERNELS = "Kernels"
 _QUESTION = "Explain in a few sentences what a hash table is and when it is a bad choice."
 
 
@@ -36,17 +40,64 @@ _QUESTION = "Explain in a few sentences what a hash table is and when it is a ba
     show_default=True,
     help="Tokens of the answer that is timed end to end.",
 )
+@flag(
+    "--kernels",
+    is_flag=True,
+    envvar="EDGEINFER_BENCH_KERNELS",  # EDGEINFER_KERNELS says which library to load
+    show_envvar=True,
+    section=_KERNELS,
+    help="No model: our kernels, each next to what this machine can do at most. About a minute.",
+)
+@flag(
+    "--format",
+    "formats",
+    multiple=True,
+    metavar="NAME",
+    envvar="EDGEINFER_BENCH_FORMAT",
+    show_envvar=True,
+    section=_KERNELS,
+    help="With --kernels: only this format, e.g. Q4_K; may be repeated.",
+)
+@flag(
+    "--isa",
+    "isas",
+    multiple=True,
+    metavar="NAME",
+    envvar="EDGEINFER_BENCH_ISA",
+    show_envvar=True,
+    section=_KERNELS,
+    help="With --kernels: only this instruction set, e.g. avx2; may be repeated.",
+)
 @json_flag
 @debug_flag
 def command(
-    model: str | None, no_kernels: bool, threads: int | None, n_past: int, max_tokens: int, as_json: bool
+    model: str | None,
+    no_kernels: bool,
+    threads: int | None,
+    n_past: int,
+    max_tokens: int,
+    kernels: bool,
+    formats: tuple[str, ...],
+    isas: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Measure prefill, decode, small batches, and one whole answer.
+    """Measure prefill, decode, small batches, and one whole answer; or, without a model, our kernels.
 
     Absolute figures change with whatever else the machine does: compare ratios of runs made in turn.
     """
     import json
 
+    if kernels:
+        from edgeinfer.cli import bench_kernels
+
+        report = bench_kernels.measured(formats, isas, threads)
+        if as_json:
+            click.echo(json.dumps(report.as_dict()))
+        else:
+            bench_kernels.show(report)
+        return
+    if formats or isas:
+        raise UsageError("--format and --isa say which kernels to measure; give --kernels with them")
     found = _run(model, not no_kernels, threads, n_past, max_tokens)
     if as_json:
         click.echo(json.dumps(found))
@@ -55,10 +106,14 @@ def command(
 
 
 def _run(model: str | None, kernels: bool, threads: int | None, n_past: int, max_tokens: int) -> dict[str, Any]:
+    import dataclasses
+
     import psutil
 
     from edgeinfer import bench, catalog, gguf, memory
+    from edgeinfer import kernels as ours
     from edgeinfer.cli.pulling import download_progress
+    from edgeinfer.coverage import coverage
     from edgeinfer.engines import open_engine
     from edgeinfer.opening import completed
 
@@ -69,6 +124,8 @@ def _run(model: str | None, kernels: bool, threads: int | None, n_past: int, max
     info = gguf.model_info(file, name=local.name)
     config, _ = completed(bench.bench_config(n_past, threads or 0, kernels=kernels), info)
     memory.check(file, config, cap_bytes=None)
+    with ours.loading(config.kernels) as report:
+        covered = coverage(file, report, kv_type=config.kv_type)
     engine = open_engine("auto", local.path, config)
     try:
         with status("measuring") as said:
@@ -84,9 +141,14 @@ def _run(model: str | None, kernels: bool, threads: int | None, n_past: int, max
         whole = bench.end_to_end(
             str(local.path), _QUESTION, max_tokens=max_tokens, n_threads=config.n_threads, kernels=kernels
         )
+    with status("measuring the machine's limits"):
+        share = bench.shares(file, measured)
     return {
         "model": local.name,
         **measured.as_dict(),
+        "kernels": dataclasses.asdict(report),
+        "same_answers": covered.same_answers,
+        "share": share.as_dict() if share else None,
         "load_s": load_s,
         "peak_rss_bytes": peak,
         "end_to_end": whole.as_dict(),
@@ -96,6 +158,7 @@ def _run(model: str | None, kernels: bool, threads: int | None, n_past: int, max
 def _print(found: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from edgeinfer.cli.bench_kernels import percent
     from edgeinfer.cli.progress import stdout
 
     whole = found["end_to_end"]
@@ -106,19 +169,24 @@ def _print(found: dict[str, Any]) -> None:
     table.add_column("meaning")
     table.add_row("prefill", f"{found['prefill_tps']:.1f} tokens/s", "512 tokens into an empty cache")
     table.add_row("decode", f"{found['decode_tps']:.1f} tokens/s", f"one token at {found['n_past']}")
+    if found["share"]:
+        prefill, decode = (percent(found["share"][name]) for name in ("prefill_int8", "decode_bandwidth"))
+        table.add_row("prefill's share", prefill, "of the machine's int8 peak, by products alone")
+        table.add_row("decode's share", decode, "of the machine's read bandwidth, by weights alone")
     for m, ms in found["verify_ms"].items():
         table.add_row(f"v({m})", f"{ms / one:.2f}", f"{ms:.1f} ms for {m} tokens in one pass")
+    together = "all together in one pass"
+    if not found["same_answers"]:
+        together += "; LLM computes them apart, so that answers agree"
     for b, tps in found["batch_tps"].items():
-        table.add_row(
-            f"{b} sequences",
-            f"{tps:.1f} tokens/s",
-            "all together in one pass; LLM computes them apart, so that answers agree",
-        )
+        table.add_row(f"{b} sequences", f"{tps:.1f} tokens/s", together)
     table.add_row(
         "first token", f"{1e3 * whole['ttft_s']:.0f} ms", f"of a prompt of {whole['n_prompt']} tokens, end to end"
     )
     table.add_row("answer", f"{whole['decode_tps']:.1f} tokens/s", "tokenizing, sampling and text included")
     table.add_row("between tokens", f"{whole['p50_ms']:.1f} ms", f"median; 95 %: {whole['p95_ms']:.1f} ms")
+    kernels = found["kernels"]
+    table.add_row("kernels", kernels["isa"] or "llama.cpp", kernels["why"] or "ours")
     table.add_row("load", f"{found['load_s']:.2f} s", "process start to first logits")
     table.add_row("peak memory", f"{found['peak_rss_bytes'] / 2**20:.0f} MiB", "resident")
     stdout().print(table)

@@ -7,6 +7,7 @@ becomes an entry under ``missing``, never an exception: the doctor has to speak 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -275,12 +276,24 @@ def _models(missing: list[Facts]) -> list[Facts]:
         except EdgeInferError as error:
             _lack(missing, f"a sound {name} ({error})", f"edgeinfer models pull {name}")
             continue
-        found.append({"name": name, "path": str(path), "bytes": path.stat().st_size})
+        found.append({"name": name, "path": str(path), "bytes": path.stat().st_size, **_kernels_of(path)})
     known = {entry["path"] for entry in found}
     for path in sorted(env.models_dir().glob("*.gguf")):
         if str(path) not in known and path.is_file():
-            found.append({"name": None, "path": str(path), "bytes": path.stat().st_size})
+            found.append({"name": None, "path": str(path), "bytes": path.stat().st_size, **_kernels_of(path)})
     return found
+
+
+def _kernels_of(path: Path) -> Facts:
+    """Which kernels a model gets, as the fields of `Coverage`; for one that cannot be read, None and why."""
+    from edgeinfer import gguf
+    from edgeinfer.coverage import coverage
+
+    try:
+        covered = coverage(gguf.read(path), kernels.expected())
+    except EdgeInferError as error:
+        return {"kernels": None, "problem": str(error)}
+    return {"kernels": dataclasses.asdict(covered), "problem": None}
 
 
 def _folders(missing: list[Facts]) -> list[Facts]:

@@ -45,7 +45,7 @@ def sections(facts: dict[str, Any]) -> dict[str, Rows]:
         "machine": _machine(facts),
         "engines": _engines(facts),
         "libraries": [_library(entry) for entry in facts["libraries"]],
-        "models": [_model(entry) for entry in facts["models"]],
+        "models": [row for entry in facts["models"] for row in _model(entry)],
         "folders and settings": _settings(facts),
         "missing": [(entry["what"], entry["how"]) for entry in facts["missing"]],
     }
@@ -106,8 +106,12 @@ def _library(entry: dict[str, Any]) -> tuple[str, str]:
     return entry["name"], f"{entry['found'] or 'not installed'} (wanted {entry['wanted'] or 'any'}{extra}){verdict}"
 
 
-def _model(entry: dict[str, Any]) -> tuple[str, str]:
-    return entry["name"] or "not in the catalogue", f"{entry['path']} ({_size(entry['bytes'])})"
+def _model(entry: dict[str, Any]) -> Rows:
+    from edgeinfer.coverage import Coverage, in_words
+
+    kernels = in_words(Coverage(**entry["kernels"])) if entry["kernels"] else f"none: {entry['problem']}"
+    name = entry["name"] or "not in the catalogue"
+    return [(name, f"{entry['path']} ({_size(entry['bytes'])})"), ("its kernels", kernels)]
 
 
 def _settings(facts: dict[str, Any]) -> Rows:

@@ -133,8 +133,9 @@ def pull(names: tuple[str, ...], source: str | None, as_json: bool) -> None:
 @json_flag
 @debug_flag
 def show(name: str, as_json: bool) -> None:
-    """Architecture, parameters, quantization, context, memory and licence of a model."""
-    from edgeinfer import catalog, gguf
+    """Architecture, parameters, quantization, context, licence, kernels and memory of a model."""
+    from edgeinfer import catalog, gguf, kernels
+    from edgeinfer.coverage import coverage, in_words
 
     try:
         model = catalog.resolve(name)
@@ -146,14 +147,16 @@ def show(name: str, as_json: bool) -> None:
     file = gguf.read(model.path)
     info = gguf.model_info(file, name=model.name)
     needs = _memory_rows(file, info)
+    covered = coverage(file, kernels.expected())
     if as_json:
         facts = dataclasses.asdict(
             dataclasses.replace(info, licence=_licence(model, info), quant_mix=dict(info.quant_mix))
         )
         card = model.card
-        _emit(facts | {"here": True, "draft": card.draft if card else None, "memory": needs})
+        facts |= {"here": True, "draft": card.draft if card else None, "memory": needs}
+        _emit(facts | {"kernels": dataclasses.asdict(covered)})
         return
-    for label, text in _facts(model, info):
+    for label, text in [*_facts(model, info), ("kernels", in_words(covered))]:
         click.echo(f"{label + ':':15}{printable(text)}")
     click.echo("memory:        at a context of")
     for row in needs:

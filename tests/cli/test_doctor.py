@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import gguf_files
 import pytest
 
 from edgeinfer import catalog, device, env, kernels, memory, tune
@@ -107,7 +108,42 @@ def test_a_missing_and_a_damaged_model(
     (tmp_path / "mine.gguf").write_bytes(b"GGUF")
     found = facts(capsys)
     assert "is damaged" in what(found)
-    assert [entry["name"] for entry in found["models"] if entry["path"].endswith("mine.gguf")] == [None]
+    mine = next(entry for entry in found["models"] if entry["path"].endswith("mine.gguf"))
+    assert (mine["name"], mine["kernels"]) == (None, None)
+    assert "mine.gguf" in mine["problem"]
+    assert doctor.sections(found)["models"][-1] == ("its kernels", f"none: {mine['problem']}")
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("EDGEINFER_MODELS", str(tmp_path))
+    return gguf_files.model().write(tmp_path / "tiny.gguf")
+
+
+def test_which_kernels_a_model_gets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    monkeypatch.setattr(kernels, "expected", lambda: kernels.KernelReport(True, isa=kernels.best_isa()))
+    found = facts(capsys)
+    (entry,) = [entry for entry in found["models"] if entry["path"] == str(tiny)]
+    assert entry["kernels"]["n_matrices"] == {"Q4_0": 4, "Q8_0": 3}
+    assert set(entry["kernels"]["types"].values()) <= set(kernels.capabilities())
+    assert entry["kernels"]["same_answers"] is True
+    isa = entry["kernels"]["types"]["Q4_0"]
+    text = f"Q4_0 (4 matrices): {isa}; Q8_0 (3): {isa}; same answers in any company: yes"
+    assert ("its kernels", text) in doctor.sections(found)["models"]
+
+
+def test_why_a_model_gets_none(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    monkeypatch.setattr(kernels, "expected", lambda: kernels.KernelReport(False, "our kernels are on strike"))
+    found = facts(capsys)
+    assert found["models"][-1]["path"] == str(tiny)
+    assert ("its kernels", "llama.cpp's own: our kernels are on strike") in doctor.sections(found)["models"]
+    assert main(["models", "show", str(tiny)]) == 0
+    assert "kernels:       llama.cpp's own: our kernels are on strike" in capsys.readouterr().out
+    assert main(["models", "show", str(tiny), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert shown["kernels"] == found["models"][-1]["kernels"]
 
 
 def test_little_memory_and_a_folder_that_is_not_ours(
