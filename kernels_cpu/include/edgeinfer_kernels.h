@@ -39,7 +39,7 @@ enum {
 
 enum { EI_OK = 0, EI_UNKNOWN = -1, EI_UNSUPPORTED = -2 };
 
-/* Formats of weights that there are kernels for, by their number in GGUF files (ggml_type). */
+/* Formats of weights, by their number in GGUF files (ggml_type). ei_has_matmul says which of them there are products for. */
 enum {
     EI_FORMAT_F32 = 0,
     EI_FORMAT_F16 = 1,
@@ -99,6 +99,16 @@ EI_API void ei_quantize(int32_t isa, int32_t format, const float *columns, size_
                         void *activations, int64_t first_item, int64_t n_items);
 EI_API void ei_matmul(int32_t isa, int32_t format, const void *packed, int64_t n_rows, int64_t n_cols, const void *activations,
                       int64_t n_columns, float *out, size_t out_stride, int64_t first_panel, int64_t n_panels);
+
+/* Rows of floats to blocks of a format as they lie in a file, and back, for every EI_FORMAT_...; rows are contiguous, of n_cols elements, a
+ * multiple of the format's block. Same bits on every machine; threads share out rows.
+ *
+ * `importance` is NULL or n_cols numbers from 0 to 1: how much the square of an error in that column counts. Q4_K, Q5_K, Q6_K and IQ4_NL
+ * search for the scales of least error; the others round to nearest and pay no heed.
+ * ei_encode answers how many rows it wrote: fewer than n_rows where the next has a value that is not finite or too large for the format
+ * (F16 and BF16 take all). EI_UNKNOWN: no such format, or n_cols does not suit it. */
+EI_API int64_t ei_encode(int32_t format, const float *rows, int64_t n_rows, int64_t n_cols, const float *importance, void *blocks);
+EI_API int32_t ei_decode(int32_t format, const void *blocks, int64_t n_rows, int64_t n_cols, float *rows);
 
 /* The plug-in for ggml's CPU backend: our products and attention inside llama.cpp's own threads. `resolve` finds functions of the ggml
  * libraries by name (NULL where there is none). Returns NULL once it is active, or why it stands aside, in which case nothing has changed.
