@@ -4,6 +4,7 @@ Knows nothing of models, the names of tensors, or engines.
 """
 
 from edgeinfer.kernels.abort import AbortFlag, abort_flag
+from edgeinfer.kernels.codec import dequantize, quantize
 from edgeinfer.kernels.library import available, best_isa, capabilities, why_not
 from edgeinfer.kernels.plugin import KernelReport, expected, has_matmul, install, loading, matmul_isa
 from edgeinfer.kernels.probes import int8_peak, read_bandwidth
@@ -15,12 +16,14 @@ __all__ = [
     "available",
     "best_isa",
     "capabilities",
+    "dequantize",
     "expected",
     "has_matmul",
     "install",
     "int8_peak",
     "loading",
     "matmul_isa",
+    "quantize",
     "read_bandwidth",
     "why_not",
 ]

@@ -43,18 +43,21 @@ def _candidates() -> list[Path]:
 
 def _declare(library: ctypes.CDLL) -> None:
     """Types of every function that is called from here; see ``edgeinfer_kernels.h``."""
-    u32, i32, u64, text = ctypes.c_uint32, ctypes.c_int32, ctypes.c_uint64, ctypes.c_char_p
+    u32, i32, u64, i64 = ctypes.c_uint32, ctypes.c_int32, ctypes.c_uint64, ctypes.c_int64
+    text, pointer = ctypes.c_char_p, ctypes.c_void_p
     signatures: dict[str, tuple[type | None, list[type]]] = {
         "ei_abi_version": (i32, []),
         "ei_isa_name": (text, [i32]),
         "ei_capabilities": (u32, []),
         "ei_best_isa": (i32, []),
         "ei_force_isa": (i32, [text]),
-        "ei_probe_read": (u64, [i32, ctypes.c_void_p, ctypes.c_size_t]),
+        "ei_probe_read": (u64, [i32, pointer, ctypes.c_size_t]),
         "ei_probe_int8": (u64, [i32, u64]),
-        "ei_ggml_install": (text, [ctypes.c_void_p]),
+        "ei_encode": (i64, [i32, pointer, i64, i64, pointer, pointer]),
+        "ei_decode": (i32, [i32, pointer, i64, i64, pointer]),
+        "ei_ggml_install": (text, [pointer]),
         "ei_ggml_pack": (None, [i32]),
-        "ei_has_matmul": (i32, [i32, ctypes.c_int64]),
+        "ei_has_matmul": (i32, [i32, i64]),
         "ei_matmul_isa": (i32, [i32, i32]),
     }
     for name, (result, arguments) in signatures.items():

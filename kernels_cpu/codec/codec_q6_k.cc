@@ -28,9 +28,8 @@ bool encode(const float *x, const float *weights, BlockQ6_K &block) {
     for (int s = 0; s < 16; ++s) {
         const float scale = d == 0.0f ? 0.0f : clamped(best[s] / d, -128.0f, 127.0f), step = d * scale;
         block.scales[s] = static_cast<int8_t>(scale);
-        for (int i = 16 * s; i < 16 * s + 16; ++i) {
-            q[i] = static_cast<uint8_t>(step == 0.0f ? 32.0f : clamped(x[i] / step, -32.0f, 31.0f) + 32.0f);
-        }
+        const float divisor = step == 0.0f ? 1.0f : step, low = step == 0.0f ? 0.0f : -32.0f, high = step == 0.0f ? 0.0f : 31.0f;
+        for (int i = 16 * s; i < 16 * s + 16; ++i) q[i] = static_cast<uint8_t>(clamped(x[i] / divisor, low, high) + 32.0f);
     }
     for (int half = 0; half < 2; ++half) {
         const uint8_t *const from = q + 128 * half;

@@ -5,7 +5,7 @@ namespace ei {
 namespace {
 
 bool encode(const float *x, const float *, BlockQ8_0 &block) {
-    const float peak = farthest<32>(x), d = (peak < 0.0f ? -peak : peak) / 127.0f, inverse = reciprocal(d);
+    const float peak = bits_float(float_bits(farthest<32>(x)) & 0x7fffffff), d = peak / 127.0f, inverse = reciprocal(d);
     block.d = float_to_half(d);
     for (int i = 0; i < 32; ++i) {
         const float scaled = x[i] * inverse;

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "codec/codec.h"
+#include "core/compiler.h"
 
 namespace ei {
 
@@ -73,6 +74,7 @@ static inline float fit_scale(const float *x, const float *w, const float (&inve
     for (int c = 0; c < kCandidates; ++c) {
         const float inverse = inverses[c] / peak;
         float t[kN], u[kN];
+        EI_ROLLED  // GCC would unroll 16 rounds before it can make vectors of them
         for (int i = 0; i < kN; ++i) {
             const float q = quantize(x[i] * inverse), wq = w[i] * q;
             t[i] = wq * q;
@@ -106,21 +108,22 @@ struct SixBits {
     }
 };
 
+// What quants of a sub-block are made with: x = step * q - below. Where the step is 0, so is every q.
 template <int kMax>
-static inline float quant(float x, float step, float below) {
-    return clamped((x + below) / step, 0.0f, static_cast<float>(kMax));
-}
-
-template <int kMax>
-static inline float squared_error(const float *x, const float *w, float step, float below) {
-    float t[32];
-    for (int i = 0; i < 32; ++i) {
-        const float q = step == 0.0f ? 0.0f : quant<kMax>(x[i], step, below);
-        const float error = step * q - below - x[i];
-        t[i] = w[i] * error * error;
+struct Grid {
+    float step, below, divisor, top;
+    Grid(float step_, float below_)
+        : step(step_), below(below_), divisor(step_ == 0.0f ? 1.0f : step_), top(step_ == 0.0f ? 0.0f : static_cast<float>(kMax)) {}
+    float quant(float x) const { return clamped((x + below) / divisor, 0.0f, top); }
+    float squared_error(const float *x, const float *w) const {
+        float t[32];
+        for (int i = 0; i < 32; ++i) {
+            const float error = step * quant(x[i]) - below - x[i];
+            t[i] = w[i] * error * error;
+        }
+        return total(t);
     }
-    return total(t);
-}
+};
 
 // Best scale and min of each sub-block; of the nine pairs of 6-bit integers around them, that of least error, since rounding one up is often
 // made good by rounding the other down; then the quants that suit. False where d or dmin is beyond half precision.
@@ -142,15 +145,14 @@ static inline bool encode_super_block(const float *x, const float *w, const Offs
         float best = HUGE_VALF, best_scale = a, best_min = b;
         for (float near_scale : near_scales) {
             for (float near_min : near_mins) {
-                const float error = squared_error<kMax>(x + 32 * s, w ? w + 32 * s : ones, scales.d * near_scale, mins.d * near_min);
+                const Grid<kMax> grid(scales.d * near_scale, mins.d * near_min);
+                const float error = grid.squared_error(x + 32 * s, w ? w + 32 * s : ones);
                 if (error < best) best = error, best_scale = near_scale, best_min = near_min;
             }
         }
         out.scales[s] = static_cast<uint8_t>(best_scale), out.mins[s] = static_cast<uint8_t>(best_min);
-        const float step = scales.d * best_scale, below = mins.d * best_min;
-        for (int i = 0; i < 32; ++i) {
-            out.quants[32 * s + i] = static_cast<uint8_t>(step == 0.0f ? 0.0f : quant<kMax>(x[32 * s + i], step, below));
-        }
+        const Grid<kMax> grid(scales.d * best_scale, mins.d * best_min);
+        for (int i = 32 * s; i < 32 * s + 32; ++i) out.quants[i] = static_cast<uint8_t>(grid.quant(x[i]));
     }
     return true;
 }
