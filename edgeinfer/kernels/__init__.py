@@ -8,6 +8,7 @@ from edgeinfer.kernels.codec import dequantize, quantize
 from edgeinfer.kernels.library import available, best_isa, capabilities, why_not
 from edgeinfer.kernels.plugin import KernelReport, expected, has_matmul, install, loading, matmul_isa
 from edgeinfer.kernels.probes import int8_peak, read_bandwidth
+from edgeinfer.kernels.selection import top_k, top_k_softmax
 
 __all__ = [
     "AbortFlag",
@@ -25,5 +26,7 @@ __all__ = [
     "matmul_isa",
     "quantize",
     "read_bandwidth",
+    "top_k",
+    "top_k_softmax",
     "why_not",
 ]

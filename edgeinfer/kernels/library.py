@@ -55,6 +55,8 @@ def _declare(library: ctypes.CDLL) -> None:
         "ei_probe_int8": (u64, [i32, u64]),
         "ei_encode": (i64, [i32, pointer, i64, i64, pointer, pointer]),
         "ei_decode": (i32, [i32, pointer, i64, i64, pointer]),
+        "ei_top_k_scratch_bytes": (ctypes.c_size_t, [i64, i64]),
+        "ei_top_k": (i64, [i32, pointer, i64, i64, ctypes.c_float, pointer, pointer, pointer]),
         "ei_ggml_install": (text, [pointer]),
         "ei_ggml_pack": (None, [i32]),
         "ei_has_matmul": (i32, [i32, i64]),
