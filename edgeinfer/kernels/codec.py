@@ -1,5 +1,5 @@
-"""Arrays of floats to blocks of a format and back, by the C++ library in several threads. What the blocks hold is said by
-the class of each format in `edgeinfer.kernels.formats`."""
+"""Arrays of floats to blocks of a format and back, by the C++ library in several threads. What the blocks hold is
+said by the class of each format in `edgeinfer.kernels.formats`."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def quantize(
 ) -> npt.NDArray[np.uint8]:
     """Quantize floats to blocks of ``format``, such as "Q4_K", as they lie in a GGUF file.
 
-    ``values`` is float32 or float16 ``(..., n_cols)``; the last axis is a row, whose length is a multiple of the format's
-    block size (1 for F16 and BF16, 32, or 256 for Q4_K, Q5_K and Q6_K). Answers uint8 ``(..., n_bytes)``: for the same
-    values the same bytes on every machine, and those that gguf-py gives for all formats that it writes.
+    ``values`` is float32 or float16 ``(..., n_cols)``; the last axis is a row, whose length is a multiple of the
+    format's block size (1 for F16 and BF16, 32, or 256 for Q4_K, Q5_K and Q6_K). Answers uint8 ``(..., n_bytes)``: for
+    the same values the same bytes on every machine, and those that gguf-py gives for all formats that it writes.
 
     ``importance`` ``(n_cols,)``, not negative, says how much the square of an error in each column counts, such as the
     mean square of the activations that meet it. Q4_K, Q5_K, Q6_K and IQ4_NL search for the scales of least error; the
     other formats round to nearest and refuse it.
 
     Raises `UsageError` for an unknown format, a wrong shape or dtype, and for a row that the format cannot hold: NaN or
-    infinity, or values whose scale is beyond half precision. F16 and BF16 hold every value (65520 and more is infinite in
-    F16). Raises `BackendUnavailable` without the library.
+    infinity, or values whose scale is beyond half precision. F16 and BF16 hold every value (65520 and more is infinite
+    in F16). Raises `BackendUnavailable` without the library.
     """
     kind = find_format(format)
     if values.dtype not in (np.float32, np.float16):
@@ -70,8 +70,8 @@ def dequantize(format: str, blocks: npt.NDArray[np.uint8], *, n_threads: int | N
     """The values that blocks of ``format`` stand for, as gguf-py gives them.
 
     ``blocks`` is uint8 ``(..., n_bytes)``, each row a whole number of blocks; the answer is float32 ``(..., n_cols)``.
-    Raises `UsageError` for an unknown format, a wrong shape or dtype; any bytes are blocks, and a scale that is NaN gives
-    NaN. Raises `BackendUnavailable` without the library.
+    Raises `UsageError` for an unknown format, a wrong shape or dtype; any bytes are blocks, and a scale that is NaN
+    gives NaN. Raises `BackendUnavailable` without the library.
     """
     kind = find_format(format)
     if blocks.dtype != np.uint8:
@@ -100,11 +100,15 @@ def find_format(name: str) -> type[BlockFormat]:
 def _row_length(shape: tuple[int, ...], what: str, multiple: int, kind: type[BlockFormat]) -> int:
     if not shape or shape[-1] % multiple:
         unit = "elements" if what == "values" else "bytes"
-        raise UsageError(f"{what} are {shape}, but the last axis must be a multiple of {multiple} {unit} for {kind.name}")
+        raise UsageError(
+            f"{what} are {shape}, but the last axis must be a multiple of {multiple} {unit} for {kind.name}"
+        )
     return shape[-1]
 
 
-def _weights(importance: npt.NDArray[np.float32], n_cols: int, kind: type[BlockFormat]) -> npt.NDArray[np.float32] | None:
+def _weights(
+    importance: npt.NDArray[np.float32], n_cols: int, kind: type[BlockFormat]
+) -> npt.NDArray[np.float32] | None:
     """Importance with 1 for the greatest; None where all are 0."""
     if not kind.weighs:
         names = ", ".join(other.name for other in FORMATS.values() if other.weighs)

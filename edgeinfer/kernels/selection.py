@@ -18,9 +18,9 @@ def top_k(logits: Logits, k: int, *, isa: str | None = None) -> Ids:
     """The ids of the ``k`` greatest logits, int32, the best first; of equal logits the lower id first.
 
     ``logits`` is float32 ``(n,)`` and is not modified; ``k`` is at least 1, and all that are possible come where it is
-    more. A logit of -inf is not possible and never comes. ``isa`` (default: the one in use) chooses the kernel; all give
-    the same. Raises `NumericError` for NaN or +inf, `UsageError` for a wrong shape, dtype or k, and `BackendUnavailable`
-    without the library.
+    more. A logit of -inf is not possible and never comes. ``isa`` (default: the one in use) chooses the kernel; all
+    give the same. Raises `NumericError` for NaN or +inf, `UsageError` for a wrong shape, dtype or k, and
+    `BackendUnavailable` without the library.
     """
     return _find(logits, k, 1.0, None, isa)
 

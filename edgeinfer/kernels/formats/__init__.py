@@ -1,4 +1,4 @@
-"""The formats of weights that can be written and read, one class each: F16, BF16, Q4_0, ... Knows nothing of the library."""
+"""The formats of weights that can be written and read, one class each. Knows nothing of the library."""
 
 from edgeinfer.kernels.formats.bf16 import BF16
 from edgeinfer.kernels.formats.block_format import FORMATS, BlockFormat
@@ -13,4 +13,18 @@ from edgeinfer.kernels.formats.q5_k import Q5_K
 from edgeinfer.kernels.formats.q6_k import Q6_K
 from edgeinfer.kernels.formats.q8_0 import Q8_0
 
-__all__ = ["BF16", "F16", "FORMATS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0", "BlockFormat"]
+__all__ = [
+    "BF16",
+    "F16",
+    "FORMATS",
+    "IQ4_NL",
+    "Q4_0",
+    "Q4_1",
+    "Q4_K",
+    "Q5_0",
+    "Q5_1",
+    "Q5_K",
+    "Q6_K",
+    "Q8_0",
+    "BlockFormat",
+]

@@ -18,7 +18,8 @@ class BF16(BlockFormat):
         rounded = (bits + (np.uint32(0x7FFF) + (bits >> 16 & 1))) >> 16
         nan = bits >> 16 | np.uint32(64)
         high = np.where((bits & 0x7FFFFFFF) > 0x7F800000, nan, rounded)
-        return high.astype("<u2").view(np.uint8)
+        stored: Bytes = high.astype("<u2").view(np.uint8)
+        return stored
 
     @classmethod
     def dequantize_blocks(cls, blocks: Bytes) -> Floats:

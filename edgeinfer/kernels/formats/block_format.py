@@ -1,7 +1,8 @@
-"""What a format of weights is: rows are cut into blocks of ``block_size`` elements, each stored in ``block_bytes`` bytes.
+"""What a format of weights is: rows are cut into blocks of ``block_size`` elements, each stored in ``block_bytes``
+bytes.
 
-A format writes two functions on blocks, in NumPy. They are its specification: the C++ of ``kernels_cpu/codec`` gives the
-same bits. Which NaN a NaN is, is not part of it. Knows nothing of shapes, threads or the library.
+A format writes two functions on blocks, in NumPy. They are its specification: the C++ of ``kernels_cpu/codec`` gives
+the same bits. Which NaN a NaN is, is not part of it. Knows nothing of shapes, threads or the library.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class BlockFormat(ABC):
     block_size: ClassVar[int]
     block_bytes: ClassVar[int]
     weighs: ClassVar[bool]
-    """True when it searches for the scales of least weighted error; False when it rounds to nearest, as gguf-py does."""
+    """True when it searches for the scales of least weighted error; False when it rounds to nearest, as gguf-py
+    does."""
     special: ClassVar[bool] = False
     """True when NaN and infinity can be stored."""
 
@@ -42,12 +44,12 @@ class BlockFormat(ABC):
     @classmethod
     @abstractmethod
     def quantize_blocks(cls, values: Floats, weights: Floats | None) -> Bytes:
-        """Values ``(n, block_size)`` to blocks ``(n, block_bytes)``. Values are finite and below 2^40 in magnitude, except
-        for formats that store special values.
+        """Values ``(n, block_size)`` to blocks ``(n, block_bytes)``. Values are finite and below 2^40 in magnitude,
+        except for formats that store special values.
 
         ``weights``, of the shape of the values and from 0 to 1, say how much the square of each error counts; None: all
-        the same. Formats that do not weigh ignore them. A scale beyond half precision's range is stored as infinity, and
-        then quants mean nothing.
+        the same. Formats that do not weigh ignore them. A scale beyond half precision's range is stored as infinity,
+        and then quants mean nothing.
         """
 
     @classmethod

@@ -6,6 +6,7 @@ import numpy as np
 
 from edgeinfer.kernels.formats.block_format import BlockFormat, Bytes, Floats
 from edgeinfer.kernels.formats.packing import Words, from_halves, from_nibbles, half_precision, halves, nibbles
+from edgeinfer.kernels.formats.rounding import divisor
 from edgeinfer.kernels.formats.search import fit_scale
 
 _VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
@@ -25,7 +26,7 @@ class IQ4_NL(BlockFormat, weighs=True):
     def quantize_blocks(cls, values: Floats, weights: Floats | None) -> Bytes:
         w = np.ones_like(values) if weights is None else weights
         d = half_precision(fit_scale(values, w, _INVERSES, lambda scaled: _VALUES[_index(scaled)]))
-        q = np.where(d == 0, np.int32(8), _index(values / np.where(d == 0, np.float32(1), d)))
+        q = np.where(d == 0, np.int32(8), _index(values / divisor(d)))
         return np.hstack([halves(d), nibbles(q, 16)])
 
     @classmethod

@@ -12,7 +12,8 @@ Words = npt.NDArray[np.int32]
 
 
 def halves(values: Floats) -> Bytes:
-    """``(n, m)`` floats to ``(n, 2 m)`` bytes of half precision, rounded to even; beyond its range they are infinite."""
+    """``(n, m)`` floats to ``(n, 2 m)`` bytes of half precision, rounded to even; beyond its range they are
+    infinite."""
     with np.errstate(over="ignore"):
         return values.astype("<f2").view(np.uint8)
 
@@ -29,8 +30,8 @@ def half_precision(values: Floats) -> Floats:
 
 
 def nibbles(quants: Words, run: int) -> Bytes:
-    """Quants ``(n, m)`` below 16 to ``(n, m / 2)`` bytes: of each ``2 * run``, the first in the low nibbles, the rest in
-    the high ones."""
+    """Quants ``(n, m)`` below 16 to ``(n, m / 2)`` bytes: of each ``2 * run``, the first in the low nibbles, the
+    rest in the high ones."""
     pairs = quants.reshape(len(quants), -1, 2, run)
     return (pairs[:, :, 0] | pairs[:, :, 1] << 4).astype(np.uint8).reshape(len(quants), -1)
 
@@ -52,8 +53,9 @@ def from_bits(data: Bytes) -> Words:
 
 
 def six_bit_pairs(scales: Words, mins: Words) -> Bytes:
-    """Eight scales and eight mins below 64, each ``(n, 8)``, to the 12 bytes of Q4_K and Q5_K: the first four of each in
-    the low six bits of bytes 0-3 and 4-7, the others as nibbles in bytes 8-11 with their high bits above the first."""
+    """Eight scales and eight mins below 64, each ``(n, 8)``, to the 12 bytes of Q4_K and Q5_K: the first four of
+    each in the low six bits of bytes 0-3 and 4-7, the others as nibbles in bytes 8-11 with their high bits above the
+    first."""
     low = [part[:, :4] | part[:, 4:] >> 4 << 6 for part in (scales, mins)]
     return np.concatenate([*low, scales[:, 4:] & 15 | (mins[:, 4:] & 15) << 4], axis=1).astype(np.uint8)
 

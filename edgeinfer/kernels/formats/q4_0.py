@@ -10,7 +10,8 @@ from edgeinfer.kernels.formats.rounding import farthest, reciprocal
 
 
 class Q4_0(BlockFormat):
-    """x = d * (q - 8). The value of greatest magnitude gets q = 0, whatever its sign, so that all of 0 to 15 is used."""
+    """x = d * (q - 8). The value of greatest magnitude gets q = 0, whatever its sign, so that all of 0 to 15 is
+    used."""
 
     @classmethod
     def quantize_blocks(cls, values: Floats, weights: Floats | None) -> Bytes:  # noqa: ARG003

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgeinfer.kernels.formats.block_format import BlockFormat, Bytes, Floats
 from edgeinfer.kernels.formats.packing import from_halves, from_nibbles, half_precision, halves, nibbles
-from edgeinfer.kernels.formats.rounding import farthest
+from edgeinfer.kernels.formats.rounding import divisor, farthest
 from edgeinfer.kernels.formats.search import clamped, fit_scale
 
 _INVERSES = np.arange(-329, -310, dtype=np.float32) * np.float32(0.1)
@@ -22,11 +22,10 @@ class Q6_K(BlockFormat, weighs=True):
         w = np.ones_like(x) if weights is None else weights.reshape(-1, 16, 16)
         best = fit_scale(x, w, _INVERSES, lambda scaled: clamped(scaled, -32, 31))
         d = half_precision(farthest(best[..., 0]) / np.float32(-128))[..., None]
-        safe = np.where(d == 0, np.float32(1), d)
-        scales = np.where(d == 0, np.float32(0), clamped(best / safe, -128, 127))
+        scales = np.where(d == 0, np.float32(0), clamped(best / divisor(d), -128, 127))
         step = d * scales
-        q = clamped(x / np.where(step == 0, np.float32(1), step), -32, 31)
-        q = np.where(step == 0, np.float32(0), q).astype(np.int32).reshape(-1, 256) + 32
+        nearby = np.where(step == 0, np.float32(0), clamped(x / divisor(step), -32, 31))
+        q = nearby.astype(np.int32).reshape(-1, 256) + 32
         pairs = (q >> 4).reshape(-1, 2, 4, 32)
         high = pairs[:, :, 0] | pairs[:, :, 1] << 2 | pairs[:, :, 2] << 4 | pairs[:, :, 3] << 6
         small = scales[..., 0].astype(np.int8).view(np.uint8)

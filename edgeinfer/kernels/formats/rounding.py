@@ -43,9 +43,14 @@ def reciprocal(scale: Floats) -> Floats:
     """1 / scale; 0 where that is infinite."""
     with np.errstate(divide="ignore", over="ignore"):
         inverse = np.float32(1) / scale
-    return np.where(np.isfinite(inverse), inverse, np.float32(0))
+    return _floats(np.where(np.isfinite(inverse), inverse, np.float32(0)))
 
 
-def clipped(values: Floats, low: int, high: int) -> npt.NDArray[np.int32]:
-    """Integers as floats, into a range and to integers."""
-    return np.clip(values, np.float32(low), np.float32(high)).astype(np.int32)
+def divisor(scale: Floats) -> Floats:
+    """The scale, or 1 where it is 0."""
+    return _floats(np.where(scale == 0, np.float32(1), scale))
+
+
+def _floats(values: npt.NDArray[np.floating]) -> Floats:
+    """For the type checker, which takes the choice of two arrays of float32 for one of float64."""
+    return values.astype(np.float32, copy=False)

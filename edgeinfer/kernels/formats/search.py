@@ -1,8 +1,8 @@
 """The search for scales of least weighted squared error, for formats that have no closed rule.
 
-The method is that of llama.cpp's K-quants (https://github.com/ggml-org/llama.cpp/pull/1684 and later): candidates for the
-scale give quants, and for given quants the best scale is a least-squares fit. What is minimised is simply the sum of
-weight * error^2; all weights are 1 where there are none. Each function acts on the last axis, which it keeps.
+The method is that of llama.cpp's K-quants (https://github.com/ggml-org/llama.cpp/pull/1684 and later): candidates for
+the scale give quants, and for given quants the best scale is a least-squares fit. What is minimised is simply the sum
+of weight * error^2; all weights are 1 where there are none. Each function acts on the last axis, which it keeps.
 """
 
 from __future__ import annotations
@@ -74,4 +74,5 @@ def fit_scale(x: Floats, w: Floats, inverses: Floats, quantize: Callable[[Floats
         better = (sum_qq > 0) & (gain > best)
         best = np.where(better, gain, best)
         scale = np.where(better, a, scale)
-    return np.where(flat, np.float32(0), scale)
+    found: Floats = np.where(flat, np.float32(0), scale)
+    return found

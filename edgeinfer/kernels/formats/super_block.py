@@ -1,5 +1,5 @@
-"""The scales of scales in Q4_K and Q5_K: eight sub-blocks of 32, each with a scale and a min of 6 bits, under one scale of
-half precision for the scales (d) and one for the mins (dmin)."""
+"""The scales of scales in Q4_K and Q5_K: eight sub-blocks of 32, each with a scale and a min of 6 bits, under one
+scale of half precision for the scales (d) and one for the mins (dmin)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeinfer.kernels.formats.block_format import Floats
 from edgeinfer.kernels.formats.packing import Words, half_precision
-from edgeinfer.kernels.formats.rounding import total
+from edgeinfer.kernels.formats.rounding import divisor, total
 from edgeinfer.kernels.formats.search import clamped, fit_scale_min
 
 
@@ -58,14 +58,14 @@ def _neighbours(scales: Floats) -> list[Floats]:
 
 def _quants(x: Floats, step: Floats, below: Floats, q_max: int) -> Floats:
     """The q of least error in x = step * q - below, as floats; 0 where the step is 0."""
-    q = clamped((x + below) / np.where(step == 0, np.float32(1), step), 0, q_max)
+    q = clamped((x + below) / divisor(step), 0, q_max)
     return np.where(step == 0, np.float32(0), q)
 
 
 def _six_bits(scale: Floats) -> tuple[Floats, Floats]:
     """Scales ``(n, 8, 1)`` of at least 0 as a half-precision number ``(n, 1, 1)`` times integers below 64."""
     d = half_precision(scale.max(axis=1, keepdims=True) / np.float32(63))
-    scaled = clamped(scale / np.where(d == 0, np.float32(1), d), 0, 63)
+    scaled = clamped(scale / divisor(d), 0, 63)
     return d, np.where(d == 0, np.float32(0), scaled)
 
 
