@@ -3,6 +3,7 @@ said by the class of each format in `edgeinfer.kernels.formats`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -45,7 +46,7 @@ def quantize(
         raise UsageError(f"values are {values.dtype}, but must be float32 or float16")
     n_cols = _row_length(values.shape, "values", kind.block_size, kind)
     weights = None if importance is None else _weights(importance, n_cols, kind)
-    rows = np.ascontiguousarray(values, np.float32).reshape(-1, n_cols) if n_cols else np.empty((0, 0), np.float32)
+    rows = np.ascontiguousarray(values, np.float32).reshape(math.prod(values.shape[:-1]), n_cols)
     blocks = np.empty((len(rows), n_cols // kind.block_size * kind.block_bytes), np.uint8)
     library = load()
 
@@ -63,7 +64,7 @@ def quantize(
     failed = min((row for row in _share(encode, len(rows), n_cols, n_threads) if row >= 0), default=None)
     if failed is not None:
         raise UsageError(_why(kind, rows[failed], failed))
-    return blocks.reshape(*values.shape[:-1], -1) if n_cols else np.empty(values.shape, np.uint8)
+    return blocks.reshape(*values.shape[:-1], blocks.shape[1])
 
 
 def dequantize(format: str, blocks: npt.NDArray[np.uint8], *, n_threads: int | None = None) -> npt.NDArray[np.float32]:
@@ -77,7 +78,7 @@ def dequantize(format: str, blocks: npt.NDArray[np.uint8], *, n_threads: int | N
     if blocks.dtype != np.uint8:
         raise UsageError(f"blocks are {blocks.dtype}, but must be uint8")
     n_bytes = _row_length(blocks.shape, "blocks", kind.block_bytes, kind)
-    rows = np.ascontiguousarray(blocks).reshape(-1, n_bytes) if n_bytes else np.empty((0, 0), np.uint8)
+    rows = np.ascontiguousarray(blocks).reshape(math.prod(blocks.shape[:-1]), n_bytes)
     n_cols = n_bytes // kind.block_bytes * kind.block_size
     values = np.empty((len(rows), n_cols), np.float32)
     library = load()
@@ -86,7 +87,7 @@ def dequantize(format: str, blocks: npt.NDArray[np.uint8], *, n_threads: int | N
         return int(library.ei_decode(kind.id, rows[first:].ctypes.data, n_rows, n_cols, values[first:].ctypes.data))
 
     _share(decode, len(rows), n_cols, n_threads)
-    return values.reshape(*blocks.shape[:-1], -1) if n_bytes else np.empty(blocks.shape, np.float32)
+    return values.reshape(*blocks.shape[:-1], n_cols)
 
 
 def find_format(name: str) -> type[BlockFormat]:

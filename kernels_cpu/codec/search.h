@@ -95,16 +95,29 @@ struct SuperBlock {
     uint8_t scales[8], mins[8], quants[256];
 };
 
-// Six-bit integers for eight scales, as floats; all 0 where d is. d is the nearest half to max / 63.
+// Eight scales of at least 0 as a half times integers below 64, which are kept as floats; all 0 where the half is. The greatest becomes one
+// of the highest integers: that for which all are nearest, by the weight of each.
 struct SixBits {
     uint16_t half;
     float d, scales[8];
-    explicit SixBits(const float (&values)[8]) {
-        float max = 0.0f;
-        for (float value : values) max = maximum(value, max);
-        half = float_to_half(max / 63.0f);
-        d = half_to_float(half);
-        for (int s = 0; s < 8; ++s) scales[s] = d == 0.0f ? 0.0f : clamped(values[s] / d, 0.0f, 63.0f);
+    SixBits(const float (&values)[8], const float (&weights)[8]) : half(0), d(0.0f), scales() {
+        float greatest = 0.0f, best = HUGE_VALF;
+        for (float value : values) greatest = maximum(value, greatest);
+        for (int highest = 63; highest > 55; --highest) {
+            const uint16_t candidate = float_to_half(greatest / static_cast<float>(highest));
+            if (highest == 63) half = candidate;  // stands if it is infinite: then all are
+            const float step = half_to_float(candidate);
+            float scaled[8], t[8];
+            for (int s = 0; s < 8; ++s) {
+                scaled[s] = step == 0.0f ? 0.0f : clamped(values[s] / step, 0.0f, 63.0f);
+                const float error = step * scaled[s] - values[s];
+                t[s] = weights[s] * error * error;
+            }
+            const float error = total(t);
+            if (!(error < best)) continue;
+            best = error, half = candidate, d = step;
+            std::memcpy(scales, scaled, sizeof scales);
+        }
     }
 };
 
@@ -129,13 +142,16 @@ struct Grid {
 // made good by rounding the other down; then the quants that suit. False where d or dmin is beyond half precision.
 template <int kMax>
 static inline bool encode_super_block(const float *x, const float *w, const Offsets &offsets, SuperBlock &out) {
-    float ones[32], scale[8], min[8];
+    float ones[32], scale[8], min[8], weight[8];
     for (float &one : ones) one = 1.0f;
     for (int s = 0; s < 8; ++s) {
         const FloatScaleMin found = fit_scale_min<kMax>(x + 32 * s, w ? w + 32 * s : ones, offsets);
         scale[s] = found.scale, min[s] = found.min;
+        float t[32];
+        std::memcpy(t, w ? w + 32 * s : ones, sizeof t);
+        weight[s] = total(t);
     }
-    const SixBits scales(scale), mins(min);
+    const SixBits scales(scale, weight), mins(min, weight);
     out.d = scales.half, out.dmin = mins.half;
     if (!finite_half(out.d) || !finite_half(out.dmin)) return false;
     for (int s = 0; s < 8; ++s) {

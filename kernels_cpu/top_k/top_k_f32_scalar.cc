@@ -5,7 +5,14 @@ namespace {
 
 int64_t top_k(const TopKArgs &args) {
     Collector collector(args);
-    for (int64_t i = 0; i < args.n; ++i) collector.offer(args.logits[i], i);
+    int64_t i = 0;
+    for (; i + 16 <= args.n; i += 16) {
+        int over = 0;  // NaN is over as well
+        for (int j = 0; j < 16; ++j) over |= !(args.logits[i + j] <= collector.bound);
+        if (over == 0) continue;
+        for (int j = 0; j < 16; ++j) collector.offer(args.logits[i + j], i + j);
+    }
+    for (; i < args.n; ++i) collector.offer(args.logits[i], i);
     return collector.result();
 }
 

@@ -19,7 +19,7 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 FORMATS: dict[str, type[BlockFormat]] = {}
-"""Every format by its name, in the order of their numbers in GGUF files."""
+"""Every format by its name."""
 
 
 class BlockFormat(ABC):

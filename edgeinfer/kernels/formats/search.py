@@ -23,6 +23,7 @@ def clamped(values: Floats, low: float, high: float) -> Floats:
     return nearest(np.minimum(np.maximum(values, np.float32(low)), np.float32(high)))
 
 
+@np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore")  # of candidates that are then not taken
 def fit_scale_min(x: Floats, w: Floats, q_max: int, offsets: Floats) -> tuple[Floats, Floats]:
     """Scale and min, both at least 0, for x = scale * q - min with q from 0 to ``q_max``.
 
@@ -55,6 +56,7 @@ def fit_scale_min(x: Floats, w: Floats, q_max: int, offsets: Floats) -> tuple[Fl
     return np.where(flat, np.float32(0), scale), np.float32(0) - np.where(flat, low, offset)
 
 
+@np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore")
 def fit_scale(x: Floats, w: Floats, inverses: Floats, quantize: Callable[[Floats], Floats]) -> Floats:
     """The scale, of either sign, for x = scale * q where q = ``quantize(x / scale)``.
 

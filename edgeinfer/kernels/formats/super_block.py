@@ -12,6 +12,8 @@ from edgeinfer.kernels.formats.packing import Words, half_precision
 from edgeinfer.kernels.formats.rounding import divisor, total
 from edgeinfer.kernels.formats.search import clamped, fit_scale_min
 
+_HIGHEST = np.arange(63, 55, -1, dtype=np.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
@@ -29,8 +31,8 @@ def quantize_scale_min(values: Floats, weights: Floats | None, q_max: int, offse
     x = values.reshape(-1, 8, 32)
     w = np.ones_like(x) if weights is None else weights.reshape(-1, 8, 32)
     scale, least = fit_scale_min(x, w, q_max, offsets)
-    d, scales = _six_bits(scale)
-    dmin, mins = _six_bits(least)
+    d, scales = _six_bits(scale, total(w))
+    dmin, mins = _six_bits(least, total(w))
     best = np.full_like(scale, np.inf)
     best_scales, best_mins = scales, mins
     for near_scales in _neighbours(scales):
@@ -62,11 +64,23 @@ def _quants(x: Floats, step: Floats, below: Floats, q_max: int) -> Floats:
     return np.where(step == 0, np.float32(0), q)
 
 
-def _six_bits(scale: Floats) -> tuple[Floats, Floats]:
-    """Scales ``(n, 8, 1)`` of at least 0 as a half-precision number ``(n, 1, 1)`` times integers below 64."""
-    d = half_precision(scale.max(axis=1, keepdims=True) / np.float32(63))
-    scaled = clamped(scale / divisor(d), 0, 63)
-    return d, np.where(d == 0, np.float32(0), scaled)
+def _six_bits(scale: Floats, w: Floats) -> tuple[Floats, Floats]:
+    """Scales ``(n, 8, 1)`` of at least 0 as a half-precision number ``(n, 1, 1)`` times integers below 64.
+
+    The greatest becomes one of the highest integers: that for which all are nearest, by the weight ``w`` of each.
+    """
+    greatest = scale.max(axis=1, keepdims=True)
+    best = np.full_like(greatest, np.inf)
+    best_d, best_scaled = greatest, scale
+    for highest in _HIGHEST:
+        d = half_precision(greatest / highest)
+        scaled = np.where(d == 0, np.float32(0), clamped(scale / divisor(d), 0, 63))
+        error = d * scaled - scale
+        error = total((w * error * error)[..., 0])[..., None]
+        better = error < best
+        best = np.where(better, error, best)
+        best_d, best_scaled = np.where(better, d, best_d), np.where(better, scaled, best_scaled)
+    return best_d, best_scaled
 
 
 def dequantize_scale_min(d: Floats, scales: Words, mins: Words, quants: Words) -> Floats:
