@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from gguf import quants
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernels.rows_of_weights import KINDS, Floats, make, rows
 from llama_cpp import llama_cpp as binding
@@ -20,7 +20,8 @@ from edgeinfer.errors import UsageError
 from edgeinfer.kernels.formats import FORMATS, BlockFormat
 
 Bytes = npt.NDArray[np.uint8]
-patient = settings(deadline=None, max_examples=40)
+# The machine that runs the tests may be busy.
+patient = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 ALL = pytest.mark.parametrize("kind", FORMATS.values(), ids=list(FORMATS))
 ROUNDING = [kind for kind in FORMATS.values() if not kind.weighs]
 SEARCHING = [kind for kind in FORMATS.values() if kind.weighs]

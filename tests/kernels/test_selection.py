@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeinfer import kernels
@@ -13,7 +13,8 @@ from edgeinfer.errors import BackendUnavailable, NumericError, UsageError
 from edgeinfer.kernels import library
 
 Floats = npt.NDArray[np.float32]
-patient = settings(deadline=None, max_examples=60)
+# The machine that runs the tests may be busy.
+patient = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 ISAS = pytest.mark.parametrize("isa", kernels.capabilities())
 
 
