@@ -1,5 +1,5 @@
-// Rows of floats to blocks of a format as they lie in a file, and back. One file per format; edgeinfer/kernels/formats has the same in NumPy,
-// and both give the same bits: float operations here are single +, -, *, / in a written order, and rounding is `nearest` below.
+// Rows of floats to blocks of a format as they lie in a file, and back. One file per format; edgeinfer/kernels/formats has the same in
+// NumPy, and both give the same bits: float operations here are single +, -, *, / in a written order, and rounding is `nearest` below.
 #ifndef EI_CODEC_CODEC_H
 #define EI_CODEC_CODEC_H
 

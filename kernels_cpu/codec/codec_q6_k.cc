@@ -1,5 +1,5 @@
-// x = d * scale * (q - 32), sixteen sub-blocks of 16. Of each 128 elements, the low nibbles lie as two runs of 32 below two others, the high
-// pairs of bits as four runs of 32 in one.
+// x = d * scale * (q - 32), sixteen sub-blocks of 16. Of each 128 elements, the low nibbles lie as two runs of 32 below two others, the
+// high pairs of bits as four runs of 32 in one.
 #include "codec/search.h"
 
 namespace ei {

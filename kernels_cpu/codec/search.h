@@ -1,6 +1,6 @@
-// The search for scales of least weighted squared error, for formats that have no closed rule: candidates for the scale give quants, and for
-// given quants the best scale is a least-squares fit (the method of llama.cpp's K-quants, pull request 1684). What is minimised is simply
-// the sum of weight * error^2. edgeinfer/kernels/formats/search.py and super_block.py say the same in NumPy.
+// The search for scales of least weighted squared error, for formats that have no closed rule: candidates for the scale give quants, and
+// for given quants the best scale is a least-squares fit (the method of llama.cpp's K-quants, pull request 1684). What is minimised is
+// simply the sum of weight * error^2. edgeinfer/kernels/formats/search.py and super_block.py say the same in NumPy.
 #ifndef EI_CODEC_SEARCH_H
 #define EI_CODEC_SEARCH_H
 
@@ -138,8 +138,8 @@ struct Grid {
     }
 };
 
-// Best scale and min of each sub-block; of the nine pairs of 6-bit integers around them, that of least error, since rounding one up is often
-// made good by rounding the other down; then the quants that suit. False where d or dmin is beyond half precision.
+// Best scale and min of each sub-block; of the nine pairs of 6-bit integers around them, that of least error, since rounding one up is
+// often made good by rounding the other down; then the quants that suit. False where d or dmin is beyond half precision.
 template <int kMax>
 static inline bool encode_super_block(const float *x, const float *w, const Offsets &offsets, SuperBlock &out) {
     float ones[32], scale[8], min[8], weight[8];

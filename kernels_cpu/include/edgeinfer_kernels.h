@@ -100,8 +100,8 @@ EI_API void ei_quantize(int32_t isa, int32_t format, const float *columns, size_
 EI_API void ei_matmul(int32_t isa, int32_t format, const void *packed, int64_t n_rows, int64_t n_cols, const void *activations,
                       int64_t n_columns, float *out, size_t out_stride, int64_t first_panel, int64_t n_panels);
 
-/* Rows of floats to blocks of a format as they lie in a file, and back, for every EI_FORMAT_... but F32; rows are contiguous, of n_cols elements, a
- * multiple of the format's block. Same bits on every machine; threads share out rows.
+/* Rows of floats to blocks of a format as they lie in a file, and back, for every EI_FORMAT_... but F32. Rows are contiguous, of n_cols
+ * elements, a multiple of the format's block. Same bits on every machine; threads share out rows.
  *
  * `importance` is NULL or n_cols numbers from 0 to 1: how much the square of an error in that column counts. Q4_K, Q5_K, Q6_K and IQ4_NL
  * search for the scales of least error; the others round to nearest and pay no heed.

@@ -17,8 +17,8 @@ static inline int64_t top_k_capacity(int64_t n, int64_t k) {
     return capacity < n ? capacity : n;
 }
 
-// Leaves the k best of n > k words in the first k places, the k-th in the last. In a file of its own: what the standard library makes inline
-// must not be compiled for an instruction set (the linker keeps one copy for all).
+// Leaves the k best of n > k words in the first k places, the k-th in the last. In a file of its own: what the standard library makes
+// inline must not be compiled for an instruction set (the linker keeps one copy for all).
 void keep_best(uint64_t *found, int64_t n, int64_t k);
 
 EI_INLINE uint64_t candidate_word(float logit, int64_t id) {
