@@ -32,6 +32,8 @@ EI_INLINE float word_logit(uint64_t word) {
 }
 EI_INLINE int32_t word_id(uint64_t word) { return static_cast<int32_t>(~static_cast<uint32_t>(word)); }
 
+namespace {
+
 struct Collector {
     uint64_t *found;
     int64_t k, capacity, n_found;
@@ -56,6 +58,8 @@ struct Collector {
     }
     EI_FORCE_INLINE int64_t result() const { return nan ? -1 : n_found; }
 };
+
+}  // namespace
 
 }  // namespace ei
 #endif
