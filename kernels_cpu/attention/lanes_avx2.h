@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "attention/exponential.h"
 #include "core/compiler.h"
+#include "core/exponential.h"
 
 namespace ei {
 namespace {

@@ -7,8 +7,8 @@
 #include <cmath>
 #include <cstdint>
 
-#include "attention/exponential.h"
 #include "core/compiler.h"
+#include "core/exponential.h"
 
 namespace ei {
 namespace {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "attention/exponential.h"
+#include "core/exponential.h"
 #include "core/half.h"
 
 namespace ei {
@@ -73,13 +73,8 @@ struct ScalarLanes {
     // exp of x <= 0 as a weight; see attention.h for the bit that is set.
     static F weight(F x) {
         return each([&](int i) {
-            if (!(x.x[i] >= kExpLowest)) return 0.0f;
-            const float n = std::nearbyint(x.x[i] * kLog2E);
-            const float r = std::fma(n, -kLn2Low, std::fma(n, -kLn2High, x.x[i]));
-            float p = kExp[0];
-            for (int c = 1; c < 6; ++c) p = std::fma(p, r, kExp[c]);
-            p = std::fma(p, r * r, r + 1.0f);
-            return bits_float((float_bits(p) + (static_cast<uint32_t>(static_cast<int32_t>(n)) << 23)) | 1);
+            const float p = exponential(x.x[i]);
+            return p == 0.0f ? p : bits_float(float_bits(p) | 1);
         });
     }
     // Sum of the lanes rounded to integers; each is at most 2^30 + 2^7.

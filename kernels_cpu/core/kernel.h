@@ -52,7 +52,15 @@ using Attention = void (*)(const AttentionArgs &args, const AttentionUnit &unit)
 enum Quantizer : int32_t { kQuantizeInt8 = 0, kQuantizeFloat32 = 1 };
 constexpr Quantizer quantizer(Activation kind) { return kind == Activation::float32 ? kQuantizeFloat32 : kQuantizeInt8; }
 
-enum class Op : int32_t { probe_read, probe_int8, quantize, matmul, attention };
+// The k best of n logits are among those found, each as a word that is the greater the better (top_k/collect.h). -1 where a logit is NaN.
+struct TopKArgs {
+    const float *logits;
+    int64_t n, k;     // 1 <= k <= n
+    uint64_t *found;  // room for top_k_capacity(n, k)
+};
+using TopK = int64_t (*)(const TopKArgs &args);
+
+enum class Op : int32_t { probe_read, probe_int8, quantize, matmul, attention, top_k };
 
 struct Kernel {
     Op op;
@@ -64,6 +72,7 @@ struct Kernel {
         Quantize quantize;
         Matmul matmul;
         Attention attention;
+        TopK top_k;
     };
 
     constexpr Kernel(int32_t isa_, ProbeRead run) : op(Op::probe_read), format(0), isa(isa_), probe_read(run) {}
@@ -72,6 +81,7 @@ struct Kernel {
     constexpr Kernel(int32_t isa_, Quantizer format_, Quantize run) : op(Op::quantize), format(format_), isa(isa_), quantize(run) {}
     constexpr Kernel(int32_t isa_, int32_t format_, Matmul run) : op(Op::matmul), format(format_), isa(isa_), matmul(run) {}
     constexpr Kernel(int32_t isa_, Attention run) : op(Op::attention), format(0), isa(isa_), attention(run) {}
+    constexpr Kernel(int32_t isa_, TopK run) : op(Op::top_k), format(0), isa(isa_), top_k(run) {}
 };
 
 // The kernel of exactly this ISA, or null.

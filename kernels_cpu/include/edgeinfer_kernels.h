@@ -37,9 +37,9 @@ enum {
     EI_ISA_COUNT = 7
 };
 
-enum { EI_OK = 0, EI_UNKNOWN = -1, EI_UNSUPPORTED = -2 };
+enum { EI_OK = 0, EI_UNKNOWN = -1, EI_UNSUPPORTED = -2, EI_NOT_FINITE = -3 };
 
-/* Formats of weights that there are kernels for, by their number in GGUF files (ggml_type). */
+/* Formats of weights, by their number in GGUF files (ggml_type). ei_has_matmul says which of them there are products for. */
 enum {
     EI_FORMAT_F32 = 0,
     EI_FORMAT_F16 = 1,
@@ -124,6 +124,23 @@ typedef struct {
 EI_API size_t ei_attention_scratch_bytes(int64_t n_kv, int64_t head_dim, int32_t n_tokens, int32_t n_heads);
 EI_API int32_t ei_attention_isa(int32_t isa);
 EI_API void ei_attention(int32_t isa, const ei_attention_args *args, const ei_attention_unit *unit);
+
+/* Rows of floats to blocks of a format as they lie in a file, and back, for every EI_FORMAT_... but F32. Rows are contiguous, of n_cols
+ * elements, a multiple of the format's block. Same bits on every machine; threads share out rows.
+ *
+ * `importance` is NULL or n_cols numbers from 0 to 1: how much the square of an error in that column counts. Q4_K, Q5_K, Q6_K and IQ4_NL
+ * search for the scales of least error; the others round to nearest and pay no heed.
+ * ei_encode answers how many rows it wrote: fewer than n_rows where the next has a value that is not finite or too large for the format
+ * (F16 and BF16 take all). EI_UNKNOWN: no such format, or n_cols does not suit it. */
+EI_API int64_t ei_encode(int32_t format, const float *rows, int64_t n_rows, int64_t n_cols, const float *importance, void *blocks);
+EI_API int32_t ei_decode(int32_t format, const void *blocks, int64_t n_rows, int64_t n_cols, float *rows);
+
+/* The k best of n logits, 1 <= k <= n: their ids, the greatest logit first and of equals the lower id, and unless `probabilities` is NULL
+ * the softmax over them of logit / temperature (above 0). Minus infinity is never among them, so that there may be fewer than k. Answers
+ * how many, or EI_NOT_FINITE where a logit is NaN or plus infinity. Same bits on every machine. `scratch` is 8-byte aligned. */
+EI_API size_t ei_top_k_scratch_bytes(int64_t n, int64_t k);
+EI_API int64_t ei_top_k(int32_t isa, const float *logits, int64_t n, int64_t k, float temperature, int32_t *ids, float *probabilities,
+                        void *scratch);
 
 /* The plug-in for ggml's CPU backend: our products and attention inside llama.cpp's own threads. `resolve` finds functions of the ggml
  * libraries by name (NULL where there is none). Returns NULL once it is active, or why it stands aside, in which case nothing has changed.

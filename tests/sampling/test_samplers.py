@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeinfer import kernels
 from edgeinfer.sampling import samplers
 
 Floats = npt.NDArray[np.float32]
@@ -55,6 +56,9 @@ def assert_smallest_set(
 @given(rows(), st.integers(1, 3000))
 def test_top_k_is_the_sorted_prefix(row: Floats, k: int) -> None:
     assert samplers.top_k(row, k).tolist() == best_first(row)[:k]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "available", lambda: False)
+        assert samplers.top_k(row, k).tolist() == best_first(row)[:k]
 
 
 @patient

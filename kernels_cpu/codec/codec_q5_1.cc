@@ -1,0 +1,34 @@
+// x = d * q + m, from the least to the greatest value in 31 steps.
+#include "codec/codec.h"
+
+namespace ei {
+namespace {
+
+bool encode(const float *x, const float *, BlockQ5_1 &block) {
+    const Extremes ends = extremes<32>(x);
+    const float m = ends.least, d = (ends.greatest - m) / 31.0f, inverse = reciprocal(d);
+    block.d = float_to_half(d), block.m = float_to_half(m);
+    uint8_t q[32];
+    for (int i = 0; i < 32; ++i) {
+        const int32_t at = static_cast<int32_t>((x[i] - m) * inverse + 0.5f);
+        q[i] = static_cast<uint8_t>(at < 31 ? at : 31);
+    }
+    pack_fifth_bits(q, block.qh);
+    pack_nibbles<16>(q, block.qs);
+    return finite_half(block.d) && finite_half(block.m);
+}
+
+void decode(const BlockQ5_1 &block, float *x) {
+    const float d = half_to_float(block.d), m = half_to_float(block.m);
+    uint8_t q[32];
+    unpack_nibbles<16>(block.qs, q);
+    add_fifth_bits(block.qh, q);
+    for (int i = 0; i < 32; ++i) x[i] = d * static_cast<float>(q[i]) + m;
+}
+
+}  // namespace
+
+extern const Codec ei_codec_q5_1;
+const Codec ei_codec_q5_1 = make_codec<BlockQ5_1, 32, encode, decode>(EI_FORMAT_Q5_1);
+
+}  // namespace ei
