@@ -104,8 +104,8 @@ function(ei_library name)
   target_compile_definitions(${name}_objects PRIVATE EI_BUILDING EI_VERSION="${PROJECT_VERSION}")
   add_library(${name} SHARED $<TARGET_OBJECTS:${name}_objects>)
   if(EDGEINFER_KERNELS_SANITIZE)
-    # Fully optimized, the unrolled tiles with their checks take minutes a file.
-    target_compile_options(${name}_objects PUBLIC -O1 -fsanitize=${EDGEINFER_KERNELS_SANITIZE} -fno-sanitize-recover=all -g)
+    # Optimized and unrolled, the tiles with all their checks take minutes a file.
+    target_compile_options(${name}_objects PUBLIC -O1 -DEI_KEEP_LOOPS -fsanitize=${EDGEINFER_KERNELS_SANITIZE} -fno-sanitize-recover=all -g)
     target_link_options(${name}_objects PUBLIC -fsanitize=${EDGEINFER_KERNELS_SANITIZE})
     target_link_options(${name} PRIVATE -fsanitize=${EDGEINFER_KERNELS_SANITIZE})
   elseif(CMAKE_SYSTEM_NAME STREQUAL "Linux")

@@ -4,7 +4,11 @@
 
 // EI_UNROLL before a loop of constant length over registers: without it the array is unrolled too late to leave memory.
 // EI_ROLLED before a loop whose body is long: unrolled it would not fit the instruction cache.
-#if defined(__clang__)
+// EI_KEEP_LOOPS makes both nothing, for builds with sanitizers.
+#if defined(EI_KEEP_LOOPS)
+#define EI_UNROLL
+#define EI_ROLLED
+#elif defined(__clang__)
 #define EI_UNROLL _Pragma("clang loop unroll(full)")
 #define EI_ROLLED _Pragma("clang loop unroll(disable)")
 #elif defined(__GNUC__)
