@@ -45,12 +45,12 @@ _FF_BUFFERS, _EMBD_BUFFERS = 3, 4  # float32 rows of each width that are alive a
 class MemoryPlan:
     """Bytes that a model will take and may have.
 
-    ``weights_bytes`` counts the mapped file and the repacked copies (``repacked_bytes`` of it). ``scratch_bytes`` is
-    all the rest: activations, logits, the vocabulary, Python itself. ``total_bytes`` is the peak resident size when
-    memory is plentiful. ``available_bytes`` is what the process may have in all, its present use included.
-    ``verdict``: ``fits``; ``pages`` when only the mapped weights exceed what is free, so that they are read from disk
-    again and again; ``too_big`` otherwise. ``n_ctx_max``: the largest context, a multiple of 256 up to the trained
-    one, that is not too big; 0 when none.
+    ``weights_bytes`` counts the mapped file and what of its repacked copies (``repacked_bytes``) is there besides.
+    ``scratch_bytes`` is all the rest: activations, logits, the vocabulary, Python itself. ``total_bytes`` is the peak
+    resident size when memory is plentiful. ``available_bytes`` is what the process may have in all, its present use
+    included. ``verdict``: ``fits``; ``pages`` when only the mapped weights exceed what is free, so that they are read
+    from disk again and again; ``too_big`` otherwise. ``n_ctx_max``: the largest context, a multiple of 256 up to the
+    trained one, that is not too big; 0 when none.
     """
 
     weights_bytes: int
@@ -66,7 +66,7 @@ class MemoryPlan:
 @dataclass(frozen=True, slots=True)
 class _Need:
     """The parts of a plan that do not depend on what is free. ``twice``: bytes of weights that are in memory both as
-    mapped and as repacked when most of them are."""
+    mapped and as repacked when most memory is in use."""
 
     mapped: int
     repacked: int
@@ -150,14 +150,17 @@ def _cells(config: EngineConfig) -> int:
 
 def _need(file: GGUFFile, sizes: Dimensions, config: EngineConfig) -> _Need:
     copied = _repacked(file, config.kernels)
-    repacked = sum(copied)
-    given_back = config.kernels and kernels.expected().active and sys.platform.startswith("linux")
+    repacked, twice = sum(copied), sum(copied)
+    kv, computing = kv_bytes(sizes, config), _computing_bytes(sizes, config)
+    if config.kernels and kernels.expected().active and sys.platform.startswith("linux"):
+        # Only one at a time, and while the model loads: what a context takes later comes in its place.
+        twice = max(0, max(copied, default=0) - kv - computing)
     return _Need(
         mapped=sum(tensor.n_bytes for tensor in file.tensors.values()),
         repacked=repacked,
-        twice=0 if not config.use_mmap else max(copied, default=0) if given_back else repacked,
-        kv=kv_bytes(sizes, config),
-        scratch=_scratch_bytes(file, sizes, config),
+        twice=twice if config.use_mmap else 0,
+        kv=kv,
+        scratch=_standing_bytes(file, sizes) + computing,
         use_mmap=config.use_mmap,
     )
 
@@ -169,15 +172,20 @@ def kv_bytes(sizes: Dimensions, config: EngineConfig) -> int:
     return int(_cells(config) * row * _KV_BYTES[config.kv_type]) + 4 * sizes.n_state * config.n_seq_max
 
 
-def _scratch_bytes(file: GGUFFile, sizes: Dimensions, config: EngineConfig) -> int:
+def _standing_bytes(file: GGUFFile, sizes: Dimensions) -> int:
+    """What is there before the weights are."""
+    merges = file.metadata.count("tokenizer.ggml.merges")
+    return _PROCESS_BYTES + _TOKEN_BYTES * sizes.n_vocab + _MERGE_BYTES * merges
+
+
+def _computing_bytes(sizes: Dimensions, config: EngineConfig) -> int:
+    """What a context takes besides its cache."""
     n_batch = min(config.n_batch, _cells(config))
     width = max(sizes.n_embd, max(sizes.n_heads) * max(sizes.head_dim_k, sizes.head_dim_v))
     activations = 4 * n_batch * (_FF_BUFFERS * sizes.n_ff + _EMBD_BUFFERS * width)
     mask = 4 * n_batch * _cells(config)
     logits = 2 * 4 * config.n_seq_max * sizes.n_vocab  # in the graph, and handed out
-    merges = file.metadata.count("tokenizer.ggml.merges")
-    vocabulary = _TOKEN_BYTES * sizes.n_vocab + _MERGE_BYTES * merges
-    return _PROCESS_BYTES + _COMPUTE_BYTES + activations + mask + logits + vocabulary
+    return _COMPUTE_BYTES + activations + mask + logits
 
 
 def repacked_bytes(file: GGUFFile, *, ours: bool = True) -> int:
