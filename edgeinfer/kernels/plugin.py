@@ -92,7 +92,8 @@ def _refusal() -> str:
     kernels = library.try_load()
     if isinstance(kernels, str):
         return kernels
-    library.load()  # raises where a forced instruction set is missing
+    if library.best_isa() == "scalar":  # raises where a forced instruction set is missing
+        return "this processor has none of the instruction sets that our kernels need"
     try:
         found = importlib.metadata.version("llama-cpp-python")
     except importlib.metadata.PackageNotFoundError:
