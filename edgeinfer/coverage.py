@@ -19,6 +19,7 @@ _ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3", "gemma3"})
 """Those whose every operation that mixes values is a product or attention as ours. Others may have soft caps, ALiBi,
 sinks, convolutions or recurrent state, which stay with llama.cpp."""
 
+_MOST_CELLS = 1 << 18  # as can_attend in plugin/attend.cc has it
 _LOOKED_UP = ("position_embd.weight", "token_types.weight")
 
 
@@ -41,8 +42,8 @@ def is_multiplied(tensor: TensorInfo, file: GGUFFile) -> bool:
     return not tensor.name.startswith("token_embd.") or "output.weight" not in file.tensors
 
 
-def coverage(file: GGUFFile, report: kernels.KernelReport, *, kv_type: str = "f16") -> Coverage:
-    """What ``report`` means for this model."""
+def coverage(file: GGUFFile, report: kernels.KernelReport, *, kv_type: str = "f16", n_cells: int = 0) -> Coverage:
+    """What ``report`` means for this model with a KV cache of this type and size."""
     found: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for tensor in file.tensors.values():
@@ -53,11 +54,13 @@ def coverage(file: GGUFFile, report: kernels.KernelReport, *, kv_type: str = "f1
         counts[name] += 1
         if found.get(name) != "llama.cpp":  # one matrix that stays is enough
             found[name] = kernels.matmul_isa(tensor.type.id) if ours else "llama.cpp"
-    why = _why_not(dimensions(file), report, found, kv_type)
+    why = _why_not(dimensions(file), report, found, kv_type, n_cells)
     return Coverage(dict(sorted(found.items())), dict(sorted(counts.items())), not why, why)
 
 
-def _why_not(sizes: Dimensions, report: kernels.KernelReport, types: Mapping[str, str], kv_type: str) -> str:
+def _why_not(
+    sizes: Dimensions, report: kernels.KernelReport, types: Mapping[str, str], kv_type: str, n_cells: int
+) -> str:
     if not report.active:
         return report.why
     left = [name for name, isa in types.items() if isa == "llama.cpp"]
@@ -69,6 +72,8 @@ def _why_not(sizes: Dimensions, report: kernels.KernelReport, types: Mapping[str
         return f"our kernels do not take a {kv_type} KV cache"
     if sizes.head_dim_k != sizes.head_dim_v or sizes.head_dim_k % 16 or sizes.head_dim_k > 512:
         return f"our attention does not take heads of {sizes.head_dim_k} and {sizes.head_dim_v} dimensions"
+    if n_cells > _MOST_CELLS:
+        return f"our attention does not take a KV cache of {n_cells} cells, but of {_MOST_CELLS} at most"
     return ""
 
 

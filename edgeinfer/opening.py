@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgeinfer import catalog, device, gguf, kernels, memory, tune
 from edgeinfer.core import ModelInfo
-from edgeinfer.coverage import coverage
+from edgeinfer.coverage import Coverage, coverage
 from edgeinfer.engines import Engine, EngineConfig, open_engine
 from edgeinfer.files import parse_bytes
 from edgeinfer.text import ChatTemplate, Codec, Tokenizer
@@ -56,13 +56,11 @@ def open_model(
     config, notices = completed(config, info)
     plan = memory.check(file, config, cap_bytes=None if cap is None else parse_bytes(cap))
     with kernels.loading(config.kernels) as report:
-        covered = coverage(file, report, kv_type=config.kv_type)
-    if config.kernels and not report.active:
-        notices.append(f"llama.cpp's own kernels are used: {report.why}")
-    if config.isolate and covered.same_answers:
+        n_cells = config.n_cells or config.n_ctx * config.n_seq_max
+        covered = coverage(file, report, kv_type=config.kv_type, n_cells=n_cells)
+    notices += _about_kernels(config, report, covered)
+    if covered.same_answers:
         config = dataclasses.replace(config, isolate=False)
-    elif config.isolate and config.n_seq_max > 1:
-        notices.append(f"requests are computed one by one, so that answers agree: {covered.why_not}")
     if plan.verdict == "pages":
         notices.append(
             f"the weights ({plan.weights_bytes / 2**30:.1f} GiB) exceed the free memory: "
@@ -90,6 +88,18 @@ def completed(config: EngineConfig, info: ModelInfo) -> tuple[EngineConfig, list
     n_threads = config.n_threads or (tuned.n_threads if tuned else device.default_threads())
     n_threads_batch = config.n_threads_batch or config.n_threads or (tuned.n_threads_batch if tuned else n_threads)
     return dataclasses.replace(config, n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads_batch), notices
+
+
+def _about_kernels(config: EngineConfig, report: kernels.KernelReport, covered: Coverage) -> list[str]:
+    """What is slower than it might be, and why: a line at most."""
+    slower = []
+    if config.kernels and not report.active:
+        slower.append("llama.cpp's own kernels are used")
+    elif config.kernels and "llama.cpp" in covered.types.values():
+        slower.append("llama.cpp's own kernels are used in part")
+    if config.isolate and config.n_seq_max > 1 and not covered.same_answers:
+        slower.append("requests are computed one by one, so that answers agree")
+    return [f"{', and '.join(slower)}: {covered.why_not}"] if slower else []
 
 
 def _template(source: str | None, tokenizer: Tokenizer) -> ChatTemplate | None:
