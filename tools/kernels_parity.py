@@ -2,10 +2,11 @@
 
     python tools/kernels_parity.py MODEL.gguf [--stock] [--save FILE] [--against FILE]
 
-The reference is one batch of 256 tokens of a text. Then the same tokens go in slices of M, with 1 and 2 threads, beside
-seven other sequences at several offsets of one shared cache, and into the holes that a released sequence leaves. Prints the
-largest difference of any logit to the reference for each: 0 means bit for bit. ``--save`` and ``--against`` compare two runs,
-such as ours and stock, by mean KL divergence.
+The reference is one batch of 256 tokens of a text. Then the same tokens go in slices of M, with 1 and 2 threads,
+beside seven other sequences at several offsets of one shared cache, into the holes that a released sequence leaves,
+behind a prefix that is shared with another sequence, and after a sequence's state was saved and read back. Prints the
+largest difference of any logit to the reference for each: 0 means bit for bit. ``--save`` and ``--against`` compare two
+runs, such as ours and stock, by mean KL divergence.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import ctypes
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import llama_cpp as lc
 import numpy as np
@@ -27,9 +27,7 @@ Logits = npt.NDArray[np.float32]
 N_TOKENS = 256
 
 
-@lc.llama_log_callback
-def _quiet(_level: int, _text: bytes, _data: Any) -> None:
-    pass
+_quiet = lc.llama_log_callback(lambda _level, _text, _data: None)
 
 
 class Session:
@@ -80,6 +78,11 @@ class Session:
     def threads(self, n: int) -> None:
         lc.llama_set_n_threads(self.context, n, n)
 
+    def close(self) -> None:
+        lc.llama_batch_free(self.batch)
+        lc.llama_free(self.context)
+        lc.llama_model_free(self.model)
+
 
 def sliced(session: Session, ids: Sequence[int], m: int, n: int) -> Logits:
     """The first n positions, M at a time."""
@@ -103,7 +106,7 @@ def in_company(session: Session, ids: Sequence[int], n: int, before: int) -> Log
 
 
 def into_holes(session: Session, ids: Sequence[int], n: int) -> Logits:
-    """The first n positions, whose cells come to lie before and after, since a sequence in front is released on the way."""
+    """The first n positions, whose cells come to lie before and after: a sequence in front is released on the way."""
     session.clear()
     session.forward([(1, ids[:120], 0)])
     session.forward([(2, ids[3:10], 0)])
@@ -111,6 +114,31 @@ def into_holes(session: Session, ids: Sequence[int], n: int) -> Logits:
     lc.llama_memory_seq_rm(session.memory, 1, -1, -1)
     out += [session.forward([(0, ids[i : min(i + 3, n)], i)]) for i in range(20, n, 3)]
     return np.concatenate(out)
+
+
+def forked(session: Session, ids: Sequence[int], n: int) -> Logits:
+    """The first n positions: 40 of them computed by another sequence that goes on differently, its cells shared."""
+    session.clear()
+    prefix = session.forward([(3, ids[:40], 0)])
+    lc.llama_memory_seq_cp(session.memory, 3, 0, -1, -1)
+    session.forward([(3, ids[7:20], 40)])
+    return np.concatenate(
+        [prefix, *(session.forward([(3, [ids[i]], i + 13), (0, [ids[i]], i)])[1:] for i in range(40, n))]
+    )
+
+
+def restored(session: Session, ids: Sequence[int], n: int) -> Logits:
+    """The first n positions, saved half-way and read back as another sequence, to other cells."""
+    session.clear()
+    half = session.forward([(0, ids[: n // 2], 0)])
+    size = lc.llama_state_seq_get_size(session.context, 0)
+    state = (ctypes.c_uint8 * size)()
+    written = lc.llama_state_seq_get_data(session.context, state, size, 0)
+    session.clear()
+    session.forward([(2, ids[:33], 0)])
+    if lc.llama_state_seq_set_data(session.context, state, written, 5) == 0:
+        raise SystemExit("a saved sequence was not taken back")
+    return np.concatenate([half, *(session.forward([(5, [ids[i]], i)]) for i in range(n // 2, n))])
 
 
 def cases(session: Session, ids: Sequence[int]) -> Iterator[tuple[str, Logits]]:
@@ -122,8 +150,13 @@ def cases(session: Session, ids: Sequence[int]) -> Iterator[tuple[str, Logits]]:
         for m in (33, 100, 256):
             yield f"prefill in {m}, {threads} threads", sliced(session, ids, m, N_TOKENS)
         for before in (1, 40, 77):
-            yield f"8 in a batch, {before} cells of each before, {threads} threads", in_company(session, ids, 48, before)
+            yield (
+                f"8 in a batch, {before} cells of each before, {threads} threads",
+                in_company(session, ids, 48, before),
+            )
         yield f"cells in holes, {threads} threads", into_holes(session, ids, 64)
+        yield f"a shared prefix, {threads} threads", forked(session, ids, 64)
+        yield f"a saved state, {threads} threads", restored(session, ids, 64)
 
 
 def kl_divergence(a: Logits, b: Logits) -> npt.NDArray[np.float64]:
