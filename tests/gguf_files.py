@@ -11,7 +11,9 @@ U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 _CODES = {U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f", BOOL: "?", U64: "Q", I64: "q", F64: "d"}
 Q4_0, Q8_0, Q4_K = 2, 8, 12
 # type -> (elements in a block, bytes of a block)
-_BLOCKS = {0: (1, 4), 1: (1, 2), Q4_0: (32, 18), Q8_0: (32, 34), Q4_K: (256, 144), 24: (1, 1), 26: (1, 4)}
+_BLOCKS = {0: (1, 4), 1: (1, 2), Q4_0: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), Q8_0: (32, 34), 10: (256, 84)}
+_BLOCKS |= {Q4_K: (256, 144), 13: (256, 176), 14: (256, 210), 20: (32, 18), 23: (256, 136), 24: (1, 1), 26: (1, 4)}
+_BLOCKS |= {30: (1, 2)}
 
 
 def string(text: str | bytes) -> bytes:
@@ -35,13 +37,14 @@ def pair(key: str | bytes, kind: int, payload: Any) -> bytes:
 
 @dataclass
 class Tensor:
-    """A tensor's record. What is None is worked out."""
+    """A tensor's record. What is None is worked out; without ``data`` its bytes are zeros."""
 
     name: str
     shape: tuple[int, ...]
     type: int = 0
     offset: int | None = None
     n_dims: int | None = None
+    data: bytes | None = field(default=None, repr=False)
 
     @property
     def n_bytes(self) -> int:
@@ -85,6 +88,9 @@ class File:
     def pack(self) -> bytes:
         out = self.header()
         out += bytes(-len(out) % self.alignment)
+        if any(tensor.data is not None for tensor in self.tensors):
+            blobs = (tensor.data or bytes(tensor.n_bytes) for tensor in self.tensors)
+            return out + b"".join(blob + bytes(-len(blob) % self.alignment) for blob in blobs)
         return out + bytes(self._end if self.data_bytes is None else self.data_bytes)
 
     def write(self, path: Path) -> Path:

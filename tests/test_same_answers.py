@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from edgeinfer import LLM
+from edgeinfer import LLM, kernels
+from edgeinfer.engines.base import Logits, Slice
+from edgeinfer.engines.llamacpp import LlamaCppEngine
 
 pytestmark = pytest.mark.model
 
@@ -17,12 +20,27 @@ PROMPTS = [
     RULES + "What is a lighthouse for?",
     RULES + "What is a compiler for?" + " Be exact." * 150,
     "Sort these: " + " ".join(str(7 * i % 101) for i in range(200)),
-    RULES + "What is a lighthouse?",
+    RULES + "Why is the sky blue?",
+    "Write a haiku about rain.",
+    "List five fruits.",
+    "Translate to French: good morning.",
 ]
 
 
-def test_alone_and_among_others(smollm2: Path) -> None:
-    with LLM(str(smollm2), n_ctx=2048, n_parallel=4) as llm:
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "stock"])
+def test_alone_and_among_others(smollm2: Path, monkeypatch: pytest.MonkeyPatch, ours: bool) -> None:
+    """Ours compute them jointly and give the same bits all the same; under stock's they are computed one by one."""
+    widths = []
+    forward = LlamaCppEngine._pass
+
+    def counted(self: LlamaCppEngine, slices: Sequence[Slice]) -> Logits:
+        widths.append(len(slices))
+        return forward(self, slices)
+
+    monkeypatch.setattr(LlamaCppEngine, "_pass", counted)
+    ours = ours and kernels.expected().active
+    with LLM(str(smollm2), n_ctx=2048, n_parallel=8 if ours else 4, kernels=ours) as llm:
+        assert llm.notices == () if ours else "one by one" in llm.notices[0]
 
         def answer(prompt: str) -> tuple[int, ...]:
             return llm.chat([{"role": "user", "content": prompt}], temperature=0.0, max_tokens=24).token_ids
@@ -37,3 +55,4 @@ def test_alone_and_among_others(smollm2: Path) -> None:
             with ThreadPoolExecutor(len(order)) as pool:
                 together = dict(zip(order, pool.map(answer, order), strict=True))
             assert [together[prompt] for prompt in PROMPTS] == alone
+    assert (max(widths) >= len(PROMPTS) - 1) if ours else (max(widths) == 1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgeinfer import catalog
-from edgeinfer.cli import loading
+from edgeinfer.cli import loading, main
 from edgeinfer.errors import FormatError, ModelNotFound
 
 
@@ -30,6 +30,28 @@ def test_the_model_is_opened_off_the_main_thread(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("edgeinfer.llm.LLM", Opened)
     llm: Any = loading.open_llm(None, {"n_ctx": 5}, spinner=True)
     assert llm.opened == ("smollm2-135m", {"n_ctx": 5}, False)
+
+
+@pytest.mark.parametrize("command", ["chat", "generate"])
+@pytest.mark.parametrize(
+    ("flags", "variable", "ours"),
+    [((), None, True), (("--no-kernels",), None, False), ((), "1", False), ((), "0", True)],
+)
+def test_no_kernels_reaches_the_model(
+    monkeypatch: pytest.MonkeyPatch, command: str, flags: tuple[str, ...], variable: str | None, ours: bool
+) -> None:
+    seen = []
+
+    def refuse(_name: str, **arguments: Any) -> None:
+        seen.append(arguments["kernels"])
+        raise FormatError("seen enough")
+
+    monkeypatch.setattr("edgeinfer.llm.LLM", refuse)
+    monkeypatch.setattr("sys.stdin", None)
+    if variable is not None:
+        monkeypatch.setenv("EDGEINFER_NO_KERNELS", variable)
+    assert main([command, "-m", "m", "-p", "x", *flags]) == 1
+    assert seen == [ours]
 
 
 @pytest.mark.parametrize("error", [FormatError("damaged"), TimeoutError("slow")])

@@ -50,7 +50,8 @@ def test_an_answer(smollm2: Path) -> None:
 def test_a_schema(smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
-    args = ["chat", "-m", str(smollm2), "-p", "Give a number", "--temp", "0", "-n", "40", "--json-schema", str(schema)]
+    args = ["chat", "-m", str(smollm2), "-p", "How many days has a week?", "--temp", "0", "-n", "40"]
+    args += ["--json-schema", str(schema)]
     assert main(args) == 0
     assert isinstance(json.loads(capsys.readouterr().out)["n"], int)
     schema.write_text('{"type": "nonsense"}')

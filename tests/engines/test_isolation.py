@@ -1,4 +1,5 @@
-"""Isolated sequences: the same bits alone, in company, in another place, however the prompt was cut or come by."""
+"""Isolated sequences over llama.cpp's own kernels: the same bits alone, in company, in another place, however the
+prompt was cut or come by."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ TOKENS = np.random.default_rng(3).integers(100, 48000, (4, 1000)).astype(np.int3
 
 @pytest.fixture(scope="module")
 def engine(smollm2: Path) -> Iterator[LlamaCppEngine]:
-    engine = LlamaCppEngine(smollm2, EngineConfig(n_ctx=1024, n_seq_max=4, n_threads=2, isolate=True))
+    engine = LlamaCppEngine(smollm2, EngineConfig(n_ctx=1024, n_seq_max=4, n_threads=2, isolate=True, kernels=False))
     yield engine
     engine.close()
 
@@ -63,6 +64,6 @@ def test_a_forked_prefix_changes_no_bit(engine: LlamaCppEngine) -> None:
 
 
 def test_a_small_batch_still_takes_a_block(smollm2: Path) -> None:
-    engine = LlamaCppEngine(smollm2, EngineConfig(n_ctx=256, n_batch=1, n_threads=2, isolate=True))
+    engine = LlamaCppEngine(smollm2, EngineConfig(n_ctx=256, n_batch=1, n_threads=2, isolate=True, kernels=False))
     assert engine.n_batch == engine.block_size == 64
     engine.close()
