@@ -339,4 +339,5 @@ def test_long_runs_are_linear(smol: Tokenizer, unit: str) -> None:
             best = min(best, time.thread_time() - began)
         return best
 
-    assert seconds(400_000) / seconds(200_000) < 3.2  # 2.5 where the machine is ours alone: caches are shared
+    # Linear would be 4, quadratic 16; what others do to the caches of the machine lies between.
+    assert seconds(400_000) / seconds(100_000) < 9
