@@ -119,13 +119,19 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class GenerationStats:
-    """What one request cost. Times in seconds from its submission; rates in tokens per second."""
+    """What one request cost. Times in seconds from its submission; rates in tokens per second.
+
+    ``n_accepted`` of ``n_drafted`` tokens were the model's own choice, in ``n_rounds`` passes that checked drafts.
+    ``draft_gain``: how many times faster the answer came than without drafts, as far as measured costs tell (1.0: no
+    difference, or no drafts)."""
 
     n_prompt: int = 0
     n_reused: int = 0
     n_generated: int = 0
     n_drafted: int = 0
     n_accepted: int = 0
+    n_rounds: int = 0
+    draft_gain: float = 1.0
     queue_s: float = 0.0
     ttft_s: float = 0.0
     total_s: float = 0.0

@@ -27,6 +27,7 @@ from edgeinfer.options import RequestOptions
 from edgeinfer.prompt import ChatMessage, OverflowPolicy, Prompt, PromptBuilder
 from edgeinfer.request import EmbedRequest, Request
 from edgeinfer.sampling import Constraint, Sampler
+from edgeinfer.speculate import Speculator
 from edgeinfer.stream import AsyncStream, Delivery, Stream
 from edgeinfer.text import ChatTemplate, Codec, Tokenizer
 
@@ -46,7 +47,10 @@ class LLM:
     ``n_ctx``: tokens a conversation may hold (default: 4096, or what the model was trained for if that is less).
     ``n_parallel``: how many requests are computed at once; more wait their turn. ``memory``: a cap such as ``"2G"``
     on what the model, its KV cache and scratch space may take together. ``chat_template``: Jinja source that replaces
-    the model's own. Threads: None takes what `edgeinfer tune` has measured, or the machine's physical cores.
+    the model's own. ``draft``: who guesses ahead, so that several tokens are computed in one pass; answers stay the
+    same. A model's name, ``"ngram"`` (repeats of the text), ``"auto"`` (that, and the catalogue's partner of this model
+    where it is on this machine and fits) or ``"off"``. ``said`` hears what takes a while. Threads: None takes what
+    `edgeinfer tune` has measured, or the machine's physical cores.
 
     Raises `ModelNotFound`, `DownloadError`, `FormatError`, `UnsupportedModel`, `InsufficientMemory`,
     `BackendUnavailable`, `UsageError`."""
@@ -66,7 +70,9 @@ class LLM:
         on_overflow: OverflowPolicy = "error",
         chat_template: str | None = None,
         kernels: bool = True,
+        draft: str = "off",
         progress: Progress | None = None,
+        said: Callable[[str], None] = lambda _what: None,
     ) -> None:
         if device not in ("auto", "cpu"):
             raise BackendUnavailable(
@@ -81,7 +87,16 @@ class LLM:
             isolate=True,  # where kernels round a token otherwise in company: an answer must not depend on it
             kernels=kernels,
         )
-        opened = open_model(model, config, engine=engine, cap=memory, chat_template=chat_template, progress=progress)
+        opened = open_model(
+            model,
+            config,
+            engine=engine,
+            cap=memory,
+            chat_template=chat_template,
+            draft=draft,
+            progress=progress,
+            said=said,
+        )
         self._start(opened, on_overflow)
 
     @classmethod
@@ -92,12 +107,13 @@ class LLM:
         *,
         template: ChatTemplate | None = None,
         info: ModelInfo | None = None,
+        speculator: Speculator | None = None,
         on_overflow: OverflowPolicy = "error",
     ) -> LLM:
         """An LLM over an engine that is open already, such as `edgeinfer.engines.scripted.ScriptedEngine`. It is
         closed with it."""
         llm = cls.__new__(cls)
-        llm._start(Opened(engine, tokenizer, template, info), on_overflow)
+        llm._start(Opened(engine, tokenizer, template, info, speculator=speculator), on_overflow)
         return llm
 
     def _start(self, opened: Opened, on_overflow: OverflowPolicy) -> None:
@@ -110,7 +126,7 @@ class LLM:
         self._prompts = PromptBuilder(opened.tokenizer, opened.template, self.n_ctx)
         self._live: dict[int, Callable[[FinishReason], None]] = {}
         self._live_lock = threading.Lock()
-        self._loop = EngineLoop(opened.engine)
+        self._loop = EngineLoop(opened.engine, opened.speculator)
         # Also runs at exit and when the last reference goes, so that no thread outlives the model.
         self._finalizer = weakref.finalize(self, _close, self._loop, opened.tokenizer)
 
@@ -131,8 +147,9 @@ class LLM:
     def stream(self, prompt: PromptLike, **options: Any) -> Stream:
         """Begin to answer messages (through the chat template), or to continue a text or token ids (raw).
 
-        ``options``: the fields of `SamplingParams`, ``deadline_s``, ``on_overflow``; an unknown one is a `UsageError`.
-        Raises `ContextOverflow` when the prompt does not fit (policy ``error``), `GrammarError`, `TemplateError`.
+        ``options``: the fields of `SamplingParams`, ``deadline_s``, ``draft``, ``on_overflow``; an unknown one is a
+        `UsageError`. Raises `ContextOverflow` when the prompt does not fit (policy ``error``), `GrammarError`,
+        `TemplateError`.
         """
         chosen = self._defaults.updated(options)
         built = self._build(prompt, chosen)
@@ -255,7 +272,15 @@ class LLM:
 
         sink = Delivery(vocabulary, params.stop, deliver, finished, n_dropped)
         eog_ids = () if params.ignore_eos else vocabulary.eog_ids
-        request = Request(ids, sampler, sink, n_ctx=self.n_ctx, max_tokens=params.max_tokens, eog_ids=eog_ids)
+        request = Request(
+            ids,
+            sampler,
+            sink,
+            n_ctx=self.n_ctx,
+            max_tokens=params.max_tokens,
+            eog_ids=eog_ids,
+            takes_drafts=chosen.draft,
+        )
 
         def cancel(reason: FinishReason = "cancelled") -> None:
             self._loop.cancel(request, reason)

@@ -9,16 +9,19 @@ from edgeinfer.engines.base import Engine
 from edgeinfer.errors import EdgeInferError, EngineError, RequestCancelled
 from edgeinfer.request import EmbedRequest, Request
 from edgeinfer.scheduler import Scheduler
+from edgeinfer.speculate import Speculator
 
 __all__ = ["EngineLoop"]
 
 
 class EngineLoop:
-    """Owns an engine, its scheduler and the thread that both run on. All methods may be called from any thread."""
+    """Owns an engine, its drafters, their scheduler and the thread that all run on. All methods may be called from any
+    thread."""
 
-    def __init__(self, engine: Engine, name: str = "edgeinfer") -> None:
+    def __init__(self, engine: Engine, speculator: Speculator | None = None, name: str = "edgeinfer") -> None:
         self._engine = engine
-        self._scheduler = Scheduler(engine)
+        self._speculator = speculator
+        self._scheduler = Scheduler(engine, speculator)
         self._wake = threading.Condition()
         self._closing = False
         self._broken: EdgeInferError | None = None
@@ -75,6 +78,8 @@ class EngineLoop:
         else:
             self._scheduler.fail_all(RequestCancelled("the model was closed"))
         finally:
+            if self._speculator is not None:
+                self._speculator.close()
             self._engine.close()
 
     def _wait_for_work(self) -> bool:

@@ -6,15 +6,17 @@ Everything that can be refused is refused from the file's header, before any wei
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeinfer import catalog, device, gguf, kernels, memory, tune
+from edgeinfer import catalog, device, drafting, gguf, kernels, memory, tune
 from edgeinfer.core import ModelInfo
 from edgeinfer.coverage import Coverage, coverage
 from edgeinfer.engines import Engine, EngineConfig, open_engine
 from edgeinfer.files import parse_bytes
+from edgeinfer.speculate import Speculator
 from edgeinfer.text import ChatTemplate, Codec, Tokenizer
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Opened:
     info: ModelInfo | None = None
     plan: memory.MemoryPlan | None = None
     notices: tuple[str, ...] = ()
+    speculator: Speculator | None = None
 
 
 def open_model(
@@ -44,9 +47,12 @@ def open_model(
     engine: str = "auto",
     cap: str | int | None = None,
     chat_template: str | None = None,
+    draft: str = "off",
     progress: Progress | None = None,
+    said: Callable[[str], None] = lambda _what: None,
 ) -> Opened:
-    """Find (or fetch) the model, see that it fits, load it. ``config.n_ctx`` 0 chooses; so do thread counts of 0.
+    """Find (or fetch) the model, see that it fits, load it and what drafts for it. ``config.n_ctx`` 0 chooses; so do
+    thread counts of 0. ``said`` hears what takes a while.
 
     Raises `ModelNotFound`, `DownloadError`, `FormatError`, `UnsupportedModel`, `InsufficientMemory`,
     `BackendUnavailable`."""
@@ -54,7 +60,8 @@ def open_model(
     file = gguf.read(local.path)
     info = gguf.model_info(file, name=local.name)
     config, notices = completed(config, info)
-    plan = memory.check(file, config, cap_bytes=None if cap is None else parse_bytes(cap))
+    cap_bytes = None if cap is None else parse_bytes(cap)
+    plan = memory.check(file, config, cap_bytes=cap_bytes)
     with kernels.loading(config.kernels) as report:
         n_cells = config.n_cells or config.n_ctx * config.n_seq_max
         covered = coverage(file, report, kv_type=config.kv_type, n_cells=n_cells)
@@ -72,10 +79,13 @@ def open_model(
         try:
             tokenizer = loading.result()
             template = _template(chat_template or info.chat_template, tokenizer)
+            isa = report.isa or "llama.cpp"
+            target = drafting.Target(local, info, opened, tokenizer, config, plan, isa)
+            speculator, remarks = drafting.speculator(target, draft, cap_bytes=cap_bytes, said=said, progress=progress)
         except BaseException:
             opened.close()
             raise
-    return Opened(opened, tokenizer, template, info, plan, tuple(notices))
+    return Opened(opened, tokenizer, template, info, plan, (*notices, *remarks), speculator)
 
 
 def completed(config: EngineConfig, info: ModelInfo) -> tuple[EngineConfig, list[str]]:

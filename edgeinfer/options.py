@@ -16,21 +16,24 @@ from edgeinfer.prompt import OVERFLOW_POLICIES, OverflowPolicy
 __all__ = ["RequestOptions"]
 
 _SAMPLING = {field.name for field in dataclasses.fields(SamplingParams)}
-_OWN = {"deadline_s", "on_overflow"}
+_OWN = {"deadline_s", "draft", "on_overflow"}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
     """Options of one request. ``deadline_s``: seconds from submission after which it ends with what it has (None:
-    never)."""
+    never). ``draft``: whether the model's drafters, if it has any, may guess ahead; the answer is the same."""
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
     deadline_s: float | None = None
+    draft: bool = True
     on_overflow: OverflowPolicy = "error"
 
     def __post_init__(self) -> None:
         if self.deadline_s is not None and not (math.isfinite(self.deadline_s) and self.deadline_s > 0):
             raise UsageError(f"deadline_s is {self.deadline_s!r}, but must be a number of seconds above 0")
+        if not isinstance(self.draft, bool):
+            raise UsageError(f"draft is {self.draft!r}, but must be true or false for one request")
         if self.on_overflow not in OVERFLOW_POLICIES:
             raise UsageError(f"on_overflow is {self.on_overflow!r}, but must be one of {', '.join(OVERFLOW_POLICIES)}")
 

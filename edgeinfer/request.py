@@ -5,6 +5,7 @@ Knows nothing of engines or text: whoever waits for the tokens is behind the `Si
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Collection
 from typing import Protocol
@@ -20,6 +21,7 @@ from edgeinfer.sampling import Sampled, Sampler
 __all__ = ["EmbedRequest", "Request", "Sink"]
 
 TokenIds = npt.NDArray[np.int32]
+_KEYS = itertools.count()
 
 
 class Sink(Protocol):
@@ -42,6 +44,7 @@ class Request:
     """A prompt and its growing answer.
 
     ``prompt_ids``: at least one token, fewer than ``n_ctx``. ``max_tokens``: None runs to the end of the context.
+    ``takes_drafts``: whether several tokens may be computed at once on a guess.
     Raises `UsageError` for an empty prompt, `ContextOverflow` for one that leaves no room to answer.
     """
 
@@ -54,6 +57,7 @@ class Request:
         n_ctx: int,
         max_tokens: int | None = None,
         eog_ids: Collection[int] = (),
+        takes_drafts: bool = True,
     ) -> None:
         n_prompt = len(prompt_ids)
         if n_prompt == 0:
@@ -69,6 +73,10 @@ class Request:
         self._tokens[:n_prompt] = prompt_ids
         self.n_tokens = n_prompt
         self.n_past = 0
+        self.takes_drafts = takes_drafts
+        self.key = next(_KEYS)
+        self.n_drafted = self.n_accepted = self.n_rounds = 0
+        self.draft_gain = 1.0
         self.lease: Lease | None = None
         self.cancelled: FinishReason | None = None
         self._submitted = time.perf_counter()
@@ -116,6 +124,10 @@ class Request:
             n_prompt=self.n_prompt,
             n_reused=n_reused,
             n_generated=self.n_generated,
+            n_drafted=self.n_drafted,
+            n_accepted=self.n_accepted,
+            n_rounds=self.n_rounds,
+            draft_gain=self.draft_gain,
             queue_s=(self._started or now) - self._submitted,
             ttft_s=self._first - self._submitted if self._first else 0.0,
             total_s=now - self._submitted,

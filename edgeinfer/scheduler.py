@@ -1,19 +1,26 @@
 """The loop: schedule -> forward -> accept, for one request or fifty. Nothing else decodes.
 
-Each step takes one token for every decoding request and a bounded chunk of somebody's prompt. Requests join and leave
-at any step, in the order in which they came. Knows nothing of text; runs on whichever single thread calls `step`."""
+Each step takes one token for every decoding request, with what a drafter guesses to follow it, and a bounded chunk of
+somebody's prompt. Of a draft only what the request's own sampler would have chosen is kept: an answer is the same with
+drafts and without, whoever drafts. Requests join and leave at any step, in the order in which they came. Knows nothing
+of text; runs on whichever single thread calls `step`."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from edgeinfer.core import FinishReason
 from edgeinfer.engines.base import Engine, ForwardCancelled, Logits, Slice
 from edgeinfer.errors import EdgeInferError, EngineError, RequestCancelled
 from edgeinfer.kv import SequencePool
 from edgeinfer.request import EmbedRequest, Request
+from edgeinfer.speculate import Checked, Speculator, Want
 
 __all__ = ["Scheduler"]
 
@@ -21,14 +28,29 @@ N_PREFILL_BESIDE_DECODE = 64
 """Prompt tokens read in a step that others decode in: they wait for it, so it is short."""
 
 
+@dataclass(slots=True)
+class _Part:
+    """A request's share of a step. The last ``n_drafted`` tokens of the slice are a draft, of which ``n_right`` turned
+    out to be the request's own choice."""
+
+    request: Request
+    slice: Slice
+    n_drafted: int = 0
+    n_right: int = 0
+
+
+Plan = Sequence[_Part]
+
+
 class Scheduler:
-    """Continuous batching over one engine.
+    """Continuous batching over one engine, with drafts where a speculator is given.
 
     `submit` and `cancel` may be called from any thread; everything else from the thread that steps.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, speculator: Speculator | None = None) -> None:
         self._engine = engine
+        self._speculator = speculator
         self._pool = SequencePool(engine)
         self._waiting: deque[Request | EmbedRequest] = deque()
         self._running: deque[Request] = deque()
@@ -62,13 +84,18 @@ class Scheduler:
             request.cancelled = request.cancelled or reason
             # One decode step of many is over sooner than it could be repeated for the others.
             if request in self._in_flight and (len(self._in_flight) == 1 or _is_reading(request)):
-                self._engine.interrupt(True)
+                self._interrupt(True)
 
     def stop(self) -> None:
         """Let no further forward pass begin, and end one that runs. For good; may be called from any thread."""
         with self._lock:
             self._stopping = True
-            self._engine.interrupt(True)
+            self._interrupt(True)
+
+    def _interrupt(self, on: bool) -> None:
+        self._engine.interrupt(on)
+        if self._speculator is not None:
+            self._speculator.interrupt(on)
 
     def step(self) -> None:
         """Advance everybody: at most one forward pass."""
@@ -77,9 +104,10 @@ class Scheduler:
         plan = self._schedule()
         if not plan:
             return
+        begin = time.perf_counter()
         rows = self._forward(plan)
         if rows is not None:
-            self._accept(plan, rows)
+            self._accept(plan, rows, 1e3 * (time.perf_counter() - begin))
         self._drop_cancelled()
 
     def fail_all(self, error: EdgeInferError) -> None:
@@ -102,6 +130,8 @@ class Scheduler:
         if self._forget:
             self._forget = False
             self._pool.forget()
+            if self._speculator is not None:
+                self._speculator.forget()
         while self._waiting:
             request = self._waiting[0]
             if isinstance(request, EmbedRequest):
@@ -116,25 +146,29 @@ class Scheduler:
             with self._lock:
                 self._waiting.remove(request)
 
-    def _schedule(self) -> list[tuple[Request, Slice]]:
-        """Decoding requests first, then the prompt whose turn it is, then what fits of the others."""
+    def _schedule(self) -> list[_Part]:
+        """Decoding requests first, then the prompt whose turn it is, then what fits of the others; drafts in the room
+        that is left."""
         decoding: list[Request] = []
         reading: list[Request] = []
         for request in self._running:
             (decoding if request.n_pending == 1 else reading).append(request)
         room = self._engine.n_batch
-        plan = [(request, self._slice(request, 1)) for request in decoding[:room]]
-        if len(plan) < len(decoding):  # more requests than a pass has room for: those left out come first next time
-            self._running.rotate(-len(plan))
-        room = min(room - len(plan), N_PREFILL_BESIDE_DECODE) if plan else room
+        plan = [_Part(request, self._slice(request, 1)) for request in decoding[:room]]
+        n_decoding = len(plan)
+        if n_decoding < len(decoding):  # more requests than a pass has room for: those left out come first next time
+            self._running.rotate(-n_decoding)
+        room = min(room - n_decoding, N_PREFILL_BESIDE_DECODE) if plan else room
         for request in reading:
             part = self._slice(request, room)
             if len(part.token_ids):
-                plan.append((request, part))
+                plan.append(_Part(request, part))
                 room -= len(part.token_ids)
         if len(reading) > 1:  # prompts take turns
             self._running.remove(reading[0])
             self._running.append(reading[0])
+        if self._speculator is not None and n_decoding:
+            self._draft(self._speculator, plan[:n_decoding], sum(len(part.slice.token_ids) for part in plan))
         return plan
 
     def _slice(self, request: Request, n_max: int) -> Slice:
@@ -146,28 +180,47 @@ class Scheduler:
         n_logits = int(end == request.n_tokens)
         return Slice(request.lease.seq, request.tokens[request.n_past : end], request.n_past, n_logits)
 
+    def _draft(self, speculator: Speculator, parts: Sequence[_Part], n_rows: int) -> None:
+        """Add drafts to the parts of decoding requests, in a pass that has ``n_rows`` without them."""
+        parts = [part for part in parts if part.request.takes_drafts]
+        wants = [_want(part.request) for part in parts]
+        if not wants or not self._take_off([part.request for part in parts]):
+            return
+        try:
+            drafts = speculator.draft(wants, n_rows - len(wants), self._engine.n_batch - n_rows)
+        except ForwardCancelled:
+            return
+        finally:
+            self._land()
+        for part, draft in zip(parts, drafts, strict=True):
+            if len(draft):
+                known = part.slice
+                ids = np.concatenate([known.token_ids, draft])
+                part.slice = Slice(known.seq, ids, known.n_past, 1 + len(draft))
+                part.n_drafted = len(draft)
+
     # ---- forward
 
-    def _forward(self, plan: Sequence[tuple[Request, Slice]]) -> Logits | None:
+    def _forward(self, plan: Plan) -> Logits | None:
         """The wanted logits; None when somebody was cancelled or the engine failed, after which sequences may be
         shorter."""
-        if not self._take_off([request for request, _ in plan]):
+        if not self._take_off([part.request for part in plan]):
             return None
         try:
-            rows = self._engine.forward([part for _, part in plan])
+            rows = self._engine.forward([part.slice for part in plan])
         except ForwardCancelled:
             self._reread(plan)
             return None
         except EdgeInferError as error:
             self._reread(plan)
-            for request, _ in plan:
-                self._leave(request)
-                request.sink.failed(error)
+            for part in plan:
+                self._leave(part.request)
+                part.request.sink.failed(error)
             return None
         finally:
             self._land()
-        for request, part in plan:
-            request.n_past += len(part.token_ids)
+        for part in plan:
+            part.request.n_past += len(part.slice.token_ids)
         return rows
 
     def _take_off(self, requests: Sequence[Request | EmbedRequest]) -> bool:
@@ -175,16 +228,16 @@ class Scheduler:
             if self._stopping or any(request.cancelled for request in requests):
                 return False
             self._in_flight = requests
-            self._engine.interrupt(False)
+            self._interrupt(False)
             return True
 
     def _land(self) -> None:
         with self._lock:
             self._in_flight = ()
 
-    def _reread(self, plan: Iterable[tuple[Request, Slice]]) -> None:
-        for request, part in plan:
-            request.n_past = self._engine.length(part.seq)
+    def _reread(self, plan: Iterable[_Part]) -> None:
+        for part in plan:
+            part.request.n_past = self._engine.length(part.slice.seq)
 
     def _embed(self, request: EmbedRequest) -> bool:
         """Run an embedding in a pass of its own; False when no sequence is free for it now."""
@@ -207,28 +260,78 @@ class Scheduler:
 
     # ---- accept
 
-    def _accept(self, plan: Sequence[tuple[Request, Slice]], rows: Logits) -> None:
-        row = 0
-        for request, part in plan:
-            if not part.n_logits:
-                continue
-            try:
-                reason = None if request.cancelled else request.accept(request.sampler.sample(rows[row]))
-            except EdgeInferError as error:
+    def _accept(self, plan: Plan, rows: Logits, pass_ms: float) -> None:
+        """Let every request choose from its rows: one token, and one more for each drafted token that it chose too
+        (speculative decoding, Leviathan et al., 2023, https://arxiv.org/abs/2211.17192; a draft is one guess, so
+        that rejection sampling is to draw from the target and keep the guess if it was drawn)."""
+        ended: list[tuple[Request, FinishReason | EdgeInferError]] = []
+        checked: list[Checked] = []
+        first = 0
+        for part in plan:
+            n_logits = part.slice.n_logits
+            if n_logits and not part.request.cancelled:
+                end, outcome = self._choose(part, rows[first : first + n_logits])
+                if end is not None:
+                    ended.append((part.request, end))
+                if part.request.takes_drafts and (
+                    part.request.n_generated > 1 or part.n_drafted
+                ):  # not the end of a prompt
+                    checked.append(outcome)
+            first += n_logits
+        for part in plan:
+            self._keep_chosen(part)
+        if self._speculator is not None:
+            self._speculator.checked(checked, sum(len(part.slice.token_ids) for part in plan), pass_ms)
+        for request, end in ended:
+            if isinstance(end, EdgeInferError):
                 self._leave(request)
-                request.sink.failed(error)
+                request.sink.failed(end)
             else:
-                if reason:
-                    self._finish(request, reason)
-            row += part.n_logits
+                self._finish(request, end)
+
+    @staticmethod
+    def _choose(part: _Part, rows: Logits) -> tuple[FinishReason | EdgeInferError | None, Checked]:
+        """Sample position after position for as long as the draft holds."""
+        request, n_drafted = part.request, part.n_drafted
+        draft = part.slice.token_ids[len(part.slice.token_ids) - n_drafted :].tolist()
+        outcome = Checked(request.key, n_drafted, 0, -1)
+        request.n_rounds += n_drafted > 0
+        request.n_drafted += n_drafted
+        end: FinishReason | EdgeInferError | None = None
+        for i, row in enumerate(rows):
+            try:
+                sampled = request.sampler.sample(row)
+                end = request.accept(sampled)
+            except EdgeInferError as error:
+                return error, outcome
+            outcome.next_id = sampled.token_id
+            if i == n_drafted or draft[i] != sampled.token_id:
+                break
+            outcome.n_right += 1
+            part.n_right += 1
+            request.n_accepted += 1
+            if end is not None:
+                outcome.next_id = -1
+                break
+        return end, outcome
+
+    def _keep_chosen(self, part: _Part) -> None:
+        """Cut the drafted tokens that were not chosen out of the sequence."""
+        if part.n_right < part.n_drafted:
+            n_kept = part.request.n_past - part.n_drafted + part.n_right
+            part.request.n_past = self._engine.truncate(part.slice.seq, n_kept)
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
+        if self._speculator is not None:
+            request.draft_gain = self._speculator.gain(request.key)
         stats = request.stats()
         self._leave(request)
         request.sink.done(reason, stats)
 
     def _leave(self, request: Request) -> None:
         self._running.remove(request)
+        if self._speculator is not None:
+            self._speculator.end(request.key, request.tokens)
         if request.lease is not None:
             self._pool.give_back(request.lease, request.tokens)
 
@@ -244,6 +347,12 @@ class Scheduler:
                 request.sink.failed(RequestCancelled("the request was cancelled"))
         for running in [request for request in self._running if request.cancelled]:
             self._finish(running, running.cancelled or "cancelled")
+
+
+def _want(request: Request) -> Want:
+    sampler = request.sampler
+    n_left = request.n_limit - request.n_tokens
+    return Want(request.key, request.tokens, n_left - 1, n_left, sampler.guess, sampler.fits)
 
 
 def _is_reading(request: Request | EmbedRequest) -> bool:

@@ -24,7 +24,7 @@ LAYERS = (
     {"coverage", "engines", "memory"},
     {"sampling", "text", "kv", "speculate"},
     {"request", "scheduler", "loop"},
-    {"bench", "llm", "opening", "options", "prompt", "sessions", "stream", "tune"},
+    {"bench", "drafting", "llm", "opening", "options", "prompt", "sessions", "stream", "tune"},
     {"__main__", "batch", "cli", "desktop", "respond", "server"},
 )
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}

@@ -83,6 +83,9 @@ class Engine(Protocol):
     """A prompt cut, or shared from, at multiples of this gets the same bits as one that is not. 1: anywhere. A prompt
     that fits at all fits into ``n_batch``, or ``n_batch`` is at least this."""
 
+    rewinds: bool
+    """Whether `truncate` can cut a sequence anywhere: not where state is one running value."""
+
     def forward(self, slices: Sequence[Slice]) -> Logits:
         """Compute the slices in one pass and append them to their sequences.
 

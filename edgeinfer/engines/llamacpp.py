@@ -114,7 +114,7 @@ class LlamaCppEngine:
         self._lengths = [0] * config.n_seq_max
         self._seen, self._view = (0, 0, 0), np.empty((0, 0), np.float32)  # address and shape of the last output
         # Recurrent state is one running value: it can be dropped or copied whole, not cut at a position.
-        self._cuttable = not (
+        self.rewinds: bool = not (
             llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model)
         )
         llama_log.clear()
@@ -248,7 +248,7 @@ class LlamaCppEngine:
     def fork(self, source: int, target: int, n_tokens: int) -> int:
         self.release(target)
         n_tokens = min(n_tokens, self._lengths[source])
-        if n_tokens > 0 and (self._cuttable or n_tokens == self._lengths[source]):
+        if n_tokens > 0 and (self.rewinds or n_tokens == self._lengths[source]):
             # Whole, then cut: between streams llama.cpp copies nothing less.
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             self._lengths[target] = self._lengths[source]

@@ -44,6 +44,7 @@ class ScriptedEngine:
         self.n_vocab, self.n_ctx, self.n_seq_max, self.n_batch = n_vocab, n_ctx, n_seq_max, n_batch
         self.n_cells = n_cells or n_ctx * n_seq_max
         self.block_size = block_size
+        self.rewinds = True
         self.calls: list[list[Slice]] = []
         self.closed = False
         self.threads = (0, 0)

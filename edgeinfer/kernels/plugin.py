@@ -6,6 +6,7 @@ import ctypes
 import importlib.metadata
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -119,5 +120,8 @@ def _install() -> str:
         return None if function is None else ctypes.cast(function, ctypes.c_void_p).value
 
     callback = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(resolve)
-    refusal: bytes | None = library.load().ei_ggml_install(callback)
+    # Its self-test computes. OpenMP keeps a team for each thread that did, and waits more lazily in all teams once they
+    # have more threads than there are processors, which costs decode a quarter: so from a thread that ends.
+    with ThreadPoolExecutor(1, thread_name_prefix="edgeinfer-self-test") as pool:
+        refusal: bytes | None = pool.submit(library.load().ei_ggml_install, callback).result()
     return refusal.decode() if refusal else ""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -147,6 +147,9 @@ class _Match:
             raise EngineError(
                 f"{self._what} does not admit token {token_id} here: {_reason(self._matcher.get_error())}"
             )
+
+    def fits(self, token_ids: Sequence[int]) -> int:
+        return 0 if self.finished else int(self._matcher.validate_tokens(list(token_ids)))
 
     def _refresh(self, error: type[GrammarError] | type[EngineError]) -> None:
         self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)

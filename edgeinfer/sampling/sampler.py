@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,6 +38,10 @@ class Constraint(Protocol):
 
     def accept(self, token_id: int) -> None:
         """Advance by a token that `mask` allows."""
+        ...
+
+    def fits(self, token_ids: Sequence[int]) -> int:
+        """How many of these tokens, one after another, could be accepted. Changes nothing."""
         ...
 
 
@@ -75,6 +80,7 @@ class Sampler:
         self.n_vocab = n_vocab
         self.seed = secrets.randbits(32) if params.seed is None else params.seed
         self._random = np.random.Generator(np.random.PCG64(self.seed))
+        self._ahead: deque[float] = deque()  # draws that a drafter has looked at and `sample` has not used yet
         self._processors = processors_for(params, n_vocab, eos_ids)
         self._constraint = constraint
         self._history: npt.NDArray[np.int32] = np.empty(prompt.size + 256, np.int32)
@@ -101,11 +107,32 @@ class Sampler:
                 self._refuse(row)
         else:
             ids, weights = self._candidates(row)
-            position = samplers.draw(weights, self._random.random())
+            position = samplers.draw(weights, self._ahead.popleft() if self._ahead else self._random.random())
             token_id = position if ids is None else int(ids[position])
         if self.params.logprobs is None:
             return Sampled(token_id)
         return self._with_logprobs(row, token_id, self.params.logprobs)
+
+    def guess(self, ids: npt.NDArray[np.integer], logits: Floats, ahead: int) -> tuple[int, float]:
+        """What `sample` would take ``ahead`` calls from now if these, best first, were all candidates: (position in
+        ``ids``, how likely it is among them). It looks at the very draw that `sample` will use there, so that a drafter
+        who knows the distribution well guesses well at any temperature, and what is sampled does not depend on who
+        guesses (coupling by common randomness: Daliri, Musco and Suresh, 2025, https://arxiv.org/abs/2408.07978).
+        Penalties, bias and grammar are left out: a guess may be wrong."""
+        if self.params.temperature == 0:
+            return 0, float(1 / samplers.weigh(logits).sum(dtype=np.float64))
+        while len(self._ahead) <= ahead:
+            self._ahead.append(self._random.random())
+        order = None if 0 < self.params.top_k < self.n_vocab else np.argsort(ids, kind="stable")
+        kept, weights = self._candidates(logits if order is None else logits[order])
+        position = samplers.draw(weights, self._ahead[ahead])
+        chance = float(weights[position] / weights.sum(dtype=np.float64))
+        position = position if kept is None else int(kept[position])
+        return (position if order is None else int(order[position])), chance
+
+    def fits(self, token_ids: Sequence[int]) -> int:
+        """How many leading tokens of a draft the constraint admits; all without one."""
+        return len(token_ids) if self._constraint is None else self._constraint.fits(token_ids)
 
     def accept(self, token_id: int) -> None:
         """Make the token part of the answer: append it to the history and advance the constraint."""

@@ -1,5 +1,6 @@
 """The Sampler: composition, determinism, `sample` against `distribution`, refusal of logits that are not numbers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ class Only:
 
     def accept(self, token_id: int) -> None:
         self.accepted.append(token_id)
+
+    def fits(self, token_ids: Sequence[int]) -> int:
+        return next((i for i, token_id in enumerate(token_ids) if token_id not in self.allowed), len(token_ids))
 
 
 def row(n: int = 50, seed: int = 0, scale: float = 3.0) -> Floats:

@@ -1,0 +1,148 @@
+"""Setting up speculation for a model: which drafters, whether they pay and fit, and what a pass costs on this machine.
+
+Whatever speaks against a draft model leaves the answers as they are, so under ``auto`` it becomes a remark, and an
+error only where a draft model was asked for by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeinfer import catalog, device, gguf, memory
+from edgeinfer.core import ModelInfo
+from edgeinfer.engines import Engine, EngineConfig, open_engine
+from edgeinfer.errors import EdgeInferError, InsufficientMemory, ModelNotFound, UnsupportedModel
+from edgeinfer.speculate import CostCurve, Speculator, costs
+from edgeinfer.speculate.economy import Economy, outlook
+from edgeinfer.speculate.model import ModelDrafter
+from edgeinfer.speculate.ngram import NgramDrafter
+from edgeinfer.speculate.vocabulary import match
+from edgeinfer.text import Tokenizer
+
+if TYPE_CHECKING:
+    from edgeinfer.catalog import LocalModel, Progress
+
+__all__ = ["DRAFTS", "Target", "speculator"]
+
+DRAFTS = ("auto", "ngram", "off")
+"""What --draft takes besides a model's name."""
+
+_N_LEAST = costs.ROWS[-1]
+_GOOD = 0.9  # a draft model that is right so often is a good one
+_LEAST_GAIN = 1.05  # and if even that one would win no more than this, none is loaded
+
+Said = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The model that drafts are made for, as it was opened."""
+
+    local: LocalModel
+    info: ModelInfo
+    engine: Engine
+    tokenizer: Tokenizer
+    config: EngineConfig
+    plan: memory.MemoryPlan
+    kernels: str
+    """Which kernels it runs on: what it costs depends on that."""
+
+
+def speculator(
+    target: Target, draft: str, *, cap_bytes: int | None, said: Said, progress: Progress | None = None
+) -> tuple[Speculator | None, list[str]]:
+    """The drafters for ``draft`` (``auto``, ``ngram``, ``off``, or a model's name), and what to tell the user.
+
+    Raises for a draft model asked for by name what `edgeinfer.catalog.ensure` and opening a model raise, and
+    `UnsupportedModel` for one whose vocabulary is another.
+    """
+    engine = target.engine
+    if draft == "off":
+        return None, []
+    if not engine.rewinds or engine.n_batch < _N_LEAST or engine.n_ctx < 4 * _N_LEAST:
+        why = f"no drafts: {target.info.architecture} cannot go back a few tokens" if not engine.rewinds else ""
+        return None, [why] if why and draft != "auto" else []
+    curve = _curve(engine, target.info, target.config, target.kernels, said)
+    named = draft not in DRAFTS
+    name = draft if named else target.local.card.draft if draft == "auto" and target.local.card else None
+    if name is None:
+        return Speculator(curve, NgramDrafter()), []
+    try:
+        found = _model(target, curve, name, named, cap_bytes, said, progress)
+    except (ModelNotFound, UnsupportedModel, InsufficientMemory) as error:
+        if named:
+            raise
+        return Speculator(curve, NgramDrafter()), [] if isinstance(error, ModelNotFound) else [
+            f"no draft model: {error}"
+        ]
+    if isinstance(found, str):
+        return Speculator(curve, NgramDrafter()), [found]
+    return Speculator(curve, NgramDrafter(), *found), []
+
+
+def _model(
+    target: Target,
+    curve: CostCurve,
+    name: str,
+    named: bool,
+    cap_bytes: int | None,
+    said: Said,
+    progress: Progress | None,
+) -> tuple[ModelDrafter, CostCurve] | str:
+    """The draft model and its price, or why it is left out."""
+    local = catalog.ensure(name, progress=progress) if named else catalog.resolve(name)
+    file = gguf.read(local.path)
+    info = gguf.model_info(file, name=local.name)
+    config = dataclasses.replace(target.config, n_ctx=min(target.config.n_ctx, info.n_ctx_train), n_batch=256)
+    remembered = costs.recall(*_words(info, config, target.kernels))
+    if remembered is not None and not _pays(curve, remembered):
+        return _not_worth(name)
+    taken = target.plan.total_bytes
+    memory.check(file, config, cap_bytes=None if cap_bytes is None else max(cap_bytes - taken, 1))
+    with Tokenizer.from_gguf(local.path) as tokenizer:
+        vocabulary = match(target.tokenizer, tokenizer, (target.info.name, local.name))
+    said(f"loading the draft model {local.name}")
+    engine = open_engine("auto", local.path, config)
+    try:
+        price = _curve(engine, info, config, target.kernels, said)
+    except EdgeInferError:
+        engine.close()
+        raise
+    if not _pays(curve, price):
+        engine.close()
+        return _not_worth(name)
+    return ModelDrafter(engine, vocabulary), price
+
+
+def _not_worth(name: str) -> str:
+    return f"the draft model {name} is not used: on this machine checking its guesses costs what they could win"
+
+
+def _pays(target: CostCurve, draft: CostCurve) -> bool:
+    """Whether a draft model that is nearly always right would win anything."""
+    depth = target.depths[1]
+    economy = Economy(target.at(depth), 1, 1, gain=_LEAST_GAIN)
+    return outlook(1.0, _GOOD, draft.at(depth)(1), economy, 0, costs.ROWS[-1]) > 0
+
+
+def _curve(engine: Engine, info: ModelInfo, config: EngineConfig, kernels: str, said: Said) -> CostCurve:
+    """What passes cost, measured when first asked for."""
+    words = _words(info, config, kernels)
+    curve = costs.recall(*words)
+    if curve is None:
+        said(f"measuring {info.name} once")
+        # From a thread that ends: see `edgeinfer.kernels.plugin` for what OpenMP makes of others.
+        with ThreadPoolExecutor(1, thread_name_prefix="edgeinfer-measuring") as pool:
+            what = pool.submit(costs.measure, engine, lambda part: said(f"measuring {info.name} once: {part}"))
+            curve = what.result()
+        costs.remember(curve, *words)
+    return curve
+
+
+def _words(info: ModelInfo, config: EngineConfig, kernels: str) -> tuple[object, ...]:
+    model = f"{info.architecture}-{info.n_params}-{info.bits_per_weight:.2f}bpw"
+    threads = f"{config.n_threads}/{config.n_threads_batch} threads"
+    return model, device.machine_key(), threads, f"{kernels} kernels", f"{config.kv_type} KV"
