@@ -59,8 +59,7 @@ def list_states(as_json: bool) -> None:
         click.echo(json.dumps({"folder": str(store.folder), "entries": rows}))
         return
     table = [
-        (_when(line.used), f"{line.n_tokens:,}", size(line.n_bytes), line.label or line.fingerprint)
-        for line in entries
+        (_when(line.used), f"{line.n_tokens:,}", size(line.n_bytes), line.label or line.fingerprint) for line in entries
     ]
     print_table(("last used", "tokens", "size", "of"), table, boxed=sys.stdout.isatty())
     click.echo(f"cache folder: {printable(str(store.folder))}", err=True)

@@ -57,33 +57,39 @@ class Folder:
         """Make the folder, and make it private. Raises `OSError`, also where it is not ours to use."""
         files.private_dir(self.path.parent)
         files.private_dir(self.path)
-        if not self.trusted():
-            raise PermissionError(f"{self.path} is a link, or not a folder of this user")
+        fault = self._fault()
+        if fault:
+            raise PermissionError(f"{self.path} is {fault}")
         if os.name == "posix" and stat.S_IMODE(self.path.stat().st_mode) != 0o700:
             self.path.chmod(0o700)
 
     def trusted(self) -> bool:
-        """Whether the folder is there and ours: not somebody else's, not a link to elsewhere."""
+        """Whether the folder is there and ours: not somebody else's, not a link to elsewhere. Raises `OSError` where
+        it cannot be told."""
         try:
-            info = os.lstat(self.path)
-        except OSError:
+            fault = self._fault()
+        except FileNotFoundError:
             return False
-        if stat.S_ISDIR(info.st_mode) and (os.name != "posix" or info.st_uid == os.geteuid()):
-            return True
-        self._say(f"{self.path} is not used: it is a link, or not a folder of this user")
-        return False
+        if fault:
+            self._say(f"{self.path} is not used: it is {fault}")
+        return not fault
+
+    def _fault(self) -> str | None:
+        info = os.lstat(self.path)
+        ours = os.name != "posix" or info.st_uid == os.geteuid()
+        return None if ours and stat.S_ISDIR(info.st_mode) else "a link, or not a folder of this user"
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Hold it alone, for moments. Raises `TimeoutError` where somebody else does for long."""
         return files.lock(self.path / "lock", patience_s=self._patience_s)
 
     def names(self, group: str) -> set[str]:
-        """The entries whose names begin so."""
+        """The entries whose names begin so. Raises `OSError`."""
         return {item.name for item in self._items() if item.name.startswith(group) and entry.is_name(item.name)}
 
     def scan(self, *, sweep: bool = False) -> tuple[list[File], int]:
         """The entries, and the bytes set aside by writers. ``sweep``, under the lock only: remove what dead writers
-        left."""
+        left. Raises `OSError`."""
         entries, writing_bytes = [], 0
         for item in self._items():
             with contextlib.suppress(OSError):  # gone since

@@ -26,6 +26,10 @@ class Known:
     tokens: bytes
     state_bytes: int
 
+    @property
+    def n_tokens(self) -> int:
+        return len(self.tokens) // 4
+
 
 class Index:
     """The entries of one fingerprint, each with tokens that no other has. Not thread-safe."""
@@ -60,8 +64,12 @@ class Index:
         equals = self._beginning_with(tokens[: 4 * n_common])
         return min(equals, key=lambda known: (known.state_bytes, len(known.tokens))), n_common
 
-    def longest_whole(self, tokens: bytes) -> Known | None:
-        """The longest entry that ``tokens`` begin with."""
+    def longest_whole(self, tokens: bytes) -> tuple[Known, int] | None:
+        """The longest entry that ``tokens`` begin with, and its length."""
+        known = self._longest_whole(tokens)
+        return (known, known.n_tokens) if known else None
+
+    def _longest_whole(self, tokens: bytes) -> Known | None:
         while True:
             at = bisect.bisect_right(self._order, tokens)
             if not at:
@@ -75,10 +83,10 @@ class Index:
     def whole(self, tokens: bytes) -> list[Known]:
         """All shorter entries that ``tokens`` begin with."""
         found = []
-        known = self.longest_whole(tokens[:-4])
+        known = self._longest_whole(tokens[:-4])
         while known is not None:
             found.append(known)
-            known = self.longest_whole(known.tokens[:-4])
+            known = self._longest_whole(known.tokens[:-4])
         return found
 
     def extension(self, tokens: bytes) -> Known | None:

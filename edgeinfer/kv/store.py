@@ -113,17 +113,17 @@ class Store:
         that ``tokens`` begin with entirely, for states that cannot be cut. Reads heads that are new to this process,
         no states."""
         digest, wanted = fingerprint.digest(), _as_bytes(tokens)
-        with self._mutex:
-            index = self._index(digest)
-            if whole:
-                known = index.longest_whole(wanted)
-                best = (known, len(known.tokens) // 4) if known else None
-            else:
-                best = index.longest(wanted)
+        try:
+            with self._mutex:
+                index = self._index(digest)
+                best = index.longest_whole(wanted) if whole else index.longest(wanted)
+        except OSError as error:
+            self._say(f"nothing was looked up: {_in_words(error)}")
+            return None
         if best is None:
             return None
         known, n_common = best
-        return Found(known.name, n_common, len(known.tokens) // 4, known.state_bytes)
+        return Found(known.name, n_common, known.n_tokens, known.state_bytes)
 
     def load(self, found: Found) -> memoryview | None:
         """The state of an entry, checked, in memory of its own; its last use is now. None where it was removed since
@@ -136,7 +136,7 @@ class Store:
         return state
 
     def ls(self) -> list[Entry]:
-        """All entries, the last used first. Reads every head."""
+        """All entries, the last used first. Reads every head. Raises `OSError` where the folder cannot be read."""
         lines = []
         for file in sorted(self._folder.scan()[0], key=lambda file: -file.used):
             head = self._judged(file.name, _head_itself)
@@ -147,7 +147,7 @@ class Store:
         return lines
 
     def stats(self) -> Stats:
-        """What lies in the folder, by names and sizes alone."""
+        """What lies in the folder, by names and sizes alone. Raises as `ls`."""
         entries, writing_bytes = self._folder.scan()
         uses = [file.used for file in entries]
         return Stats(
@@ -208,16 +208,17 @@ class Store:
     def tidy(self) -> None:
         """Remove what dead writers left, and what is above the cap (of this store, which may be lower than that of
         whoever wrote). For the start of a program; `save` does it too."""
-        if not self.cap_bytes or not self._folder.trusted():
+        if not self.cap_bytes:
             return
         try:
-            with self._folder.locked():
-                self._folder.make_room(0)
+            if self._folder.trusted():
+                with self._folder.locked():
+                    self._folder.make_room(0)
         except OSError as error:
             self._say(f"it was not tidied: {_in_words(error)}")
 
     def clear(self) -> tuple[int, int]:
-        """Remove all entries; returns how many and how many bytes. Raises `OSError` where others keep it locked."""
+        """Remove all entries; returns how many and how many bytes. Raises as `ls`, and where others keep it locked."""
         if not self._folder.trusted():
             return 0, 0
         with self._folder.locked():
