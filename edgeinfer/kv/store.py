@@ -111,7 +111,7 @@ class Store:
     def find(self, fingerprint: Fingerprint, tokens: TokenIds, *, whole: bool = False) -> Found | None:
         """The entry with the most leading tokens in common with ``tokens`` (int32), or None. ``whole``: only entries
         that ``tokens`` begin with entirely, for states that cannot be cut. Reads heads that are new to this process,
-        no states."""
+        no states: an early call, even without tokens, has them read ahead."""
         digest, wanted = fingerprint.digest(), _as_bytes(tokens)
         try:
             with self._mutex:

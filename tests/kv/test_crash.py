@@ -146,6 +146,7 @@ def test_a_failure_at_every_operation(ready: Callable[[int], Path]) -> None:
         if len(disk.log) < n:
             break
         failed.append(disk.log[n - 1])
+        assert temporaries(folder) == [] or failed[-1] == "unlink"
         check(folder, saved=saved)
         assert saved or (len(said) == 1 and "not kept: No space left on device" in said[0]), failed[-1]
     assert saved
