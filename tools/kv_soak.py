@@ -84,6 +84,10 @@ def one_kill(folder: Path, n_done: int, pause_s: float) -> int:
     return max(told)
 
 
+def right_state(n_tokens: int) -> bytes:
+    return state_of(MODELS[0], np.arange(n_tokens, dtype=np.int32))
+
+
 def kills(n_kills: int, seed: int) -> dict[str, Any]:
     """Kill a saving child again and again; each starts where the one before was stopped."""
     chance, lost, interrupted, said = random.Random(seed), 0, 0, list[str]()
@@ -97,9 +101,9 @@ def kills(n_kills: int, seed: int) -> dict[str, Any]:
             interrupted += any(folder.glob(".*.tmp"))
             found = store.find(MODELS[0], tokens)
             state = store.load(found) if found else None
-            if found is None:
+            if found is None or state is None:
                 lost += n_done > 0
-            elif found.n_tokens not in (n_done, n_done + 1) or bytes(state or b"") != state_of(MODELS[0], tokens[: found.n_tokens]):
+            elif found.n_tokens not in (n_done, n_done + 1) or bytes(state) != right_state(found.n_tokens):
                 lost += 1
             store.tidy()
             lost += any(folder.glob(".*.tmp"))
