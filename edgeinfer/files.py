@@ -1,19 +1,24 @@
-"""Writing files whole: temporary file, fsync, rename, fsync of the folder. The project's only writer of files that
-matter."""
+"""Files that several processes may touch: written whole (temporary file, fsync, rename, fsync of the folder), and
+locked. The project's only writer of files that matter, and its only lock."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from edgeinfer.errors import UsageError
 
-__all__ = ["atomic_write", "open_atomic", "parse_bytes", "private_dir", "safe_name"]
+__all__ = ["atomic_write", "lock", "open_atomic", "parse_bytes", "private_dir", "safe_name", "try_lock"]
+
+_POLL_S = (0.001, 0.1)
 
 
 def private_dir(path: Path) -> Path:
@@ -60,6 +65,66 @@ def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600) -> None:
     """Write all of ``data`` (text as UTF-8) to ``path``, or nothing."""
     with open_atomic(path, mode=mode) as stream:
         stream.write(data.encode() if isinstance(data, str) else data)
+
+
+def _nobody() -> None:
+    pass
+
+
+@contextlib.contextmanager
+def lock(path: Path, waiting: Callable[[], None] = _nobody, *, patience_s: float | None = None) -> Iterator[None]:
+    """Hold the file ``path`` alone, among processes and among threads. ``waiting`` is called once if someone else has
+    it. The system frees it when we die. Raises `TimeoutError` after ``patience_s`` (None: never)."""
+    private_dir(path.parent)
+    safe = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | safe, 0o600)
+    try:
+        _wait_for(handle, path, waiting, patience_s)
+        try:
+            yield
+        finally:
+            _unlock(handle)
+    finally:
+        os.close(handle)
+
+
+def _wait_for(handle: int, path: Path, waiting: Callable[[], None], patience_s: float | None) -> None:
+    if try_lock(handle):
+        return
+    waiting()
+    start, pause = time.monotonic(), _POLL_S[0]
+    while not try_lock(handle):
+        if patience_s is not None and time.monotonic() - start > patience_s:
+            raise TimeoutError(errno.ETIMEDOUT, f"another process has held it for {patience_s:g} s", str(path))
+        time.sleep(pause)
+        pause = min(2 * pause, _POLL_S[1])
+
+
+def try_lock(handle: int) -> bool:
+    """Lock an open file if nobody else has; closing it frees it. Locks through two opens of one file exclude each
+    other in one process too. Raises `OSError` where the file system has no locks."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+        raise
+    return True
+
+
+def _unlock(handle: int) -> None:
+    """A child forked meanwhile has our handle: closing ours alone would leave it the lock."""
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

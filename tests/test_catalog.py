@@ -22,7 +22,7 @@ import pytest
 from gguf_files import model
 from model_cards import card_text
 
-from edgeinfer import catalog, gguf
+from edgeinfer import catalog, files, gguf
 from edgeinfer.catalog import card as card_module
 from edgeinfer.catalog import pip_source, store
 from edgeinfer.errors import (
@@ -284,7 +284,7 @@ def test_who_waits_is_told(shop: Shop) -> None:
     stage(shop, 0)
     card = catalog.cards()["tiny"]
     notes = Notes()
-    with store.lock(store.Staging.lock_file(card), lambda: None):
+    with files.lock(store.Staging.lock_file(card)):
         thread = threading.Thread(target=lambda: catalog.pull("tiny", progress=notes))
         thread.start()
         deadline = time.monotonic() + 10

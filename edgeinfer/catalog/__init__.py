@@ -15,10 +15,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeinfer import env
+from edgeinfer import env, files
 from edgeinfer.catalog import hf_source, pip_source
 from edgeinfer.catalog.card import Card, HFSource, PipSource, Source, Template, cards
-from edgeinfer.catalog.store import Progress, Quiet, Staging, file_sha256, lock, models_dir
+from edgeinfer.catalog.store import Progress, Quiet, Staging, file_sha256, models_dir
 from edgeinfer.errors import (
     BackendUnavailable,
     DownloadError,
@@ -131,7 +131,9 @@ def pull(name: str, *, source: str | None = None, progress: Progress | None = No
             f"{name} is not on this machine, and EDGEINFER_OFFLINE or HF_HUB_OFFLINE forbids to fetch it"
         )
     try:
-        with lock(Staging.lock_file(card), lambda: progress.note(f"waiting for another process that pulls {name}")):
+        with files.lock(
+            Staging.lock_file(card), lambda: progress.note(f"waiting for another process that pulls {name}")
+        ):
             with contextlib.suppress(ModelNotFound, FormatError):
                 return resolve(name)  # while we waited
             return LocalModel(name, _from_sources(card, source, progress), card)
@@ -205,15 +207,12 @@ def partial_bytes(card: Card) -> int:
 
 
 def abandon(card: Card) -> int:
-    """Delete what an interrupted pull left; returns the bytes it had."""
-    with lock(Staging.lock_file(card), _nobody):
+    """Delete what an interrupted pull left; returns the bytes it had. Waits for a pull without a word: it can only be
+    moments."""
+    with files.lock(Staging.lock_file(card)):
         n_bytes = partial_bytes(card)
         Staging(card, source="").discard()
     return n_bytes
-
-
-def _nobody() -> None:
-    """Deleting waits for a pull without a word: it can only be moments."""
 
 
 def _card(name: str) -> Card:

@@ -12,14 +12,11 @@ Knows no source.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -27,12 +24,11 @@ from edgeinfer import env, files
 from edgeinfer.catalog.card import Card
 from edgeinfer.errors import DownloadError
 
-__all__ = ["Progress", "Quiet", "Staging", "file_sha256", "link_or_copy", "lock", "models_dir", "need_space"]
+__all__ = ["Progress", "Quiet", "Staging", "file_sha256", "link_or_copy", "models_dir", "need_space"]
 
 BLOCK_BYTES = 1 << 20
 _MARGIN_BYTES = 64 << 20
 _STAGING = ".pulling"
-_POLL_S = 0.2
 
 
 class Progress(Protocol):
@@ -80,46 +76,11 @@ def need_space(folder: Path, n_bytes: int, what: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the file ``path`` alone. ``waiting`` is called once if someone else has it. The system frees it when we
-    die."""
-    files.private_dir(path.parent)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-    try:
-        told = False
-        while not _try_lock(handle):
-            if not told:
-                waiting()
-                told = True
-            time.sleep(_POLL_S)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-            return False
-        raise
-    return True
-
-
 class Staging:
     """A model file that grows part by part and survives interruptions between parts.
 
-    Use under `lock`. `n_done` parts are already in ``partial``; `append` adds the next; `finish` checks and names the
-    file.
+    Use under `files.lock` of `lock_file`. `n_done` parts are already in ``partial``; `append` adds the next; `finish`
+    checks and names the file.
     """
 
     def __init__(self, card: Card, *, source: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeinfer.cli.options import debug_flag, json_flag
 from edgeinfer.cli.pulling import download_progress, size
+from edgeinfer.cli.table import print_table
 from edgeinfer.errors import EdgeInferError, FormatError, ModelNotFound, UsageError
 from edgeinfer.text.printable import printable
 
@@ -61,7 +61,7 @@ def list_models(as_json: bool) -> None:
         (row["name"], row.get("quant", ""), size(row["bytes"]), row["state"], row.get("description", ""))
         for row in rows
     ]
-    _print_table(("model", "quant", "size", "state", "description"), table, boxed=sys.stdout.isatty())
+    print_table(("model", "quant", "size", "state", "description"), table, boxed=sys.stdout.isatty())
     click.echo(f"models folder: {printable(str(folder))}", err=True)
 
 
@@ -82,24 +82,6 @@ def _card_row(card: Card) -> dict[str, Any]:
     }
     facts |= {"memory_bytes": card.memory_bytes, "draft": card.draft, "chat": card.template.format != "none"}
     return facts | {"here": whole, "state": state, "path": str(path) if here else None, "description": card.description}
-
-
-def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, boxed: bool) -> None:
-    cells = [tuple(printable(str(cell)) for cell in row) for row in rows]
-    if boxed:
-        from rich.table import Table
-        from rich.text import Text
-
-        from edgeinfer.cli.progress import stdout
-
-        table = Table(*headings)
-        for row in cells:
-            table.add_row(*map(Text, row))
-        stdout().print(table)
-        return
-    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-    for row in (tuple(headings), *cells):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 # ---- pull

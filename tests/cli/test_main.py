@@ -80,7 +80,7 @@ def test_debug_shows_the_traceback(
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["caht"], "no command 'caht'; did you mean 'chat'?"),
+        (["caht"], "no command 'caht'; did you mean 'chat'"),
         (["chat", "--tempp", "1"], "no such option '--tempp'; did you mean '--temp'"),
         (["chat", "--xyzzy"], "no such option '--xyzzy' (see 'edgeinfer chat --help')"),
         (["chat", "-c", "x"], "-c"),
