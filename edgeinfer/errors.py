@@ -10,6 +10,7 @@
     ├── FormatError                          a file is damaged or lies about itself (GGUF, session, card)
     ├── UnsupportedModel                     a sound file of a kind that we cannot run
     │   └── UnsupportedQuant                 a tensor type that we cannot run
+    ├── DraftUnavailable                     a draft model that cannot be made from a model, here or at all
     ├── TemplateError                        a chat template that fails, or exceeds its limits
     ├── DownloadError                        a source that did not deliver, or delivered another file
     ├── NumericError                         a model produced logits that are not numbers
@@ -25,6 +26,7 @@ __all__ = [
     "BackendUnavailable",
     "ContextOverflow",
     "DownloadError",
+    "DraftUnavailable",
     "EdgeInferError",
     "EngineError",
     "FormatError",
@@ -100,6 +102,11 @@ class UnsupportedModel(EdgeInferError):
 
 class UnsupportedQuant(UnsupportedModel):
     """A sound file with a tensor type that edgeinfer cannot run."""
+
+
+class DraftUnavailable(EdgeInferError):
+    """A draft model cannot be made from a model: its kind does not allow it, or the disk has no room. The model itself
+    can draft instead."""
 
 
 class TemplateError(EdgeInferError):

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.engines.base import Slice
+from edgeinfer.engines.token_table import TokenTable
 
 __all__ = ["LlamaBatch"]
 
@@ -22,9 +23,12 @@ def _pointer(array: npt.NDArray[np.generic], kind: type) -> object:
 
 
 class LlamaBatch:
-    """A reusable batch of up to ``n_tokens_max`` tokens, each of one sequence."""
+    """A reusable batch of up to ``n_tokens_max`` tokens, each of one sequence. With a ``table``, llama.cpp is given the
+    tokens' rows of it instead of their ids."""
 
-    def __init__(self, n_tokens_max: int) -> None:
+    def __init__(self, n_tokens_max: int, table: TokenTable | None = None) -> None:
+        self._table = table
+        self._embd = np.zeros((n_tokens_max, table.n_embd) if table else (0, 0), np.float32)
         self._token = np.zeros(n_tokens_max, np.int32)
         self._pos = np.zeros(n_tokens_max, np.int32)
         self._n_seq = np.ones(n_tokens_max, np.int32)
@@ -35,8 +39,8 @@ class LlamaBatch:
         self._positions = np.arange(n_tokens_max, dtype=np.int32)
         self.struct = llama_cpp.llama_batch(
             n_tokens=0,
-            token=_pointer(self._token, ctypes.c_int32),
-            embd=None,
+            token=None if table else _pointer(self._token, ctypes.c_int32),
+            embd=_pointer(self._embd, ctypes.c_float) if table else None,
             pos=_pointer(self._pos, ctypes.c_int32),
             n_seq_id=_pointer(self._n_seq, ctypes.c_int32),
             seq_id=ctypes.cast(self._seq_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
@@ -60,5 +64,7 @@ class LlamaBatch:
                 self._want[begin : end - part.n_logits] = 0
                 self._want[end - part.n_logits : end] = 1
             begin, n_rows = end, n_rows + part.n_logits
+        if self._table is not None:
+            self._table.read(self._token[:begin], self._embd[:begin])
         self.struct.n_tokens = begin
         return n_rows

@@ -20,6 +20,7 @@ from edgeinfer import kernels
 from edgeinfer.engines import llama_log
 from edgeinfer.engines.base import EngineConfig, ForwardCancelled, Logits, Slice
 from edgeinfer.engines.llama_batch import LlamaBatch
+from edgeinfer.engines.token_table import TokenTable
 from edgeinfer.errors import EngineError, FormatError, InsufficientMemory
 
 __all__ = ["LlamaCppEngine"]
@@ -86,22 +87,29 @@ def _pieces(part: Slice) -> list[Slice]:
 class LlamaCppEngine:
     """The `Engine` protocol over llama.cpp. ``path`` is a GGUF file that `edgeinfer.gguf` has found sound.
 
-    Raises `FormatError` when llama.cpp refuses the file, `InsufficientMemory` when the KV cache cannot be allocated.
+    With a ``table`` the tokens of slices are rows of it, whatever the file's own vocabulary: ``n_vocab_in`` of them
+    can be read, while logits have ``n_vocab`` columns as ever. The two are the same without.
+
+    Raises `FormatError` when llama.cpp refuses the file or the table is not as wide as the model, `InsufficientMemory`
+    when the KV cache cannot be allocated.
     """
 
-    def __init__(self, path: Path, config: EngineConfig) -> None:
+    def __init__(self, path: Path, config: EngineConfig, *, table: TokenTable | None = None) -> None:
         self._model: Any = _load_model(path, config)
         self._context: Any = None
         try:
-            self._open_context(path, config)
+            self._open_context(path, config, table)
         except BaseException:
             self.close()
             raise
 
-    def _open_context(self, path: Path, config: EngineConfig) -> None:
+    def _open_context(self, path: Path, config: EngineConfig, table: TokenTable | None) -> None:
         vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(vocab)
+        self.n_vocab_in: int = table.n_vocab if table else self.n_vocab
         self.n_embd: int = llama_cpp.llama_model_n_embd(self._model)
+        if table and table.n_embd != self.n_embd:
+            raise FormatError(f"{path}: rows of {table.n_embd} cannot be the inputs of a model of {self.n_embd}")
         self.n_ctx: int = config.n_ctx or llama_cpp.llama_model_n_ctx_train(self._model)
         self.n_seq_max: int = config.n_seq_max
         self._isolate = config.isolate
@@ -110,7 +118,7 @@ class LlamaCppEngine:
         self.n_batch: int = min(max(config.n_batch, self.block_size), n_cells)
         self._flag = kernels.abort_flag() if kernels.available() else _PythonFlag()
         self._abort: Callable[..., bool] = llama_cpp.ggml_abort_callback(self._flag.callback_address)
-        self._batch = LlamaBatch(self.n_batch)
+        self._batch = LlamaBatch(self.n_batch, table)
         self._lengths = [0] * config.n_seq_max
         self._seen, self._view = (0, 0, 0), np.empty((0, 0), np.float32)  # address and shape of the last output
         # Recurrent state is one running value: it can be dropped or copied whole, not cut at a position.
@@ -215,8 +223,8 @@ class LlamaCppEngine:
             if not 0 < n <= self.n_ctx - part.n_past or not 0 <= part.n_logits <= n:
                 raise EngineError(f"a slice of {n} tokens at {part.n_past} does not fit a context of {self.n_ctx}")
             ids = part.token_ids
-            if ids[0] < 0 or ids[0] >= self.n_vocab or (n > 1 and (ids.min() < 0 or ids.max() >= self.n_vocab)):
-                raise EngineError(f"a token id lies outside the vocabulary of {self.n_vocab}")
+            if ids[0] < 0 or ids[0] >= self.n_vocab_in or (n > 1 and (ids.min() < 0 or ids.max() >= self.n_vocab_in)):
+                raise EngineError(f"a token id lies outside the vocabulary of {self.n_vocab_in}")
 
     def _rows(self, address: int, n_rows: int, width: int) -> npt.NDArray[np.float32]:
         """llama.cpp's own memory as an array."""

@@ -143,6 +143,17 @@ class Metadata(Mapping[str, Value]):
         at = self._stored.get(key)
         return memoryview(self._data)[at.start : at.end] if at else memoryview(b"")
 
+    def stored(self, key: str) -> bytes:
+        """A value as the file has it, its type in front: to be written to another file unchanged. Raises
+        `KeyError`."""
+        at = self._stored[key]
+        head = struct.pack("<I", at.kind)
+        if at.element is not None:
+            head += struct.pack("<IQ", at.element, at.count)
+        elif at.kind is ValueType.STRING:
+            head += struct.pack("<Q", at.end - at.start)
+        return head + self._data[at.start : at.end]
+
 
 def read_metadata(cursor: HeaderCursor, n_keys: int) -> Metadata:
     """Step over ``n_keys`` pairs, proving that each lies inside the file. Raises `FormatError`."""

@@ -1,0 +1,58 @@
+"""A model's table of token embeddings, read row by row from its file. Knows no engine and no context.
+
+It lets an engine read every token of a vocabulary though its own file holds only some of them: a draft model with a
+trimmed head looks its inputs up here.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer import kernels
+from edgeinfer.errors import UnsupportedModel, UnsupportedQuant
+from edgeinfer.gguf import GGUFFile
+from edgeinfer.kernels.formats import FORMATS
+
+__all__ = ["TokenTable"]
+
+_NAME = "token_embd.weight"
+_SCALES = {"llama": False, "qwen2": False, "qwen3": False, "gemma3": True}
+"""Architectures whose graphs take embeddings for tokens, and whether llama.cpp multiplies those of tokens, and of
+tokens alone, by sqrt(n_embd)."""
+
+
+class TokenTable:
+    """What each token of ``file`` is to its model: float32 rows of ``n_embd``, one for each of ``n_vocab`` tokens.
+
+    The file is mapped, and only the rows that are asked for are read. Raises `UnsupportedModel` for an architecture
+    that is not known to take embeddings for tokens, `UnsupportedQuant` for a table of a type that we do not decode.
+    """
+
+    def __init__(self, file: GGUFFile) -> None:
+        scaled = _SCALES.get(file.architecture)
+        if scaled is None:
+            known = ", ".join(_SCALES)
+            raise UnsupportedModel(f"{file.path.name} is of architecture {file.architecture}, not one of {known}")
+        tensor = file.tensors.get(_NAME)
+        if tensor is None:
+            raise UnsupportedModel(f"{file.path.name} has no {_NAME}")
+        self._format = tensor.type.name
+        if self._format != "F32" and self._format not in FORMATS:
+            raise UnsupportedQuant(f"{file.path.name}: {_NAME} is of type {self._format}, which we do not decode")
+        self.n_embd, self.n_vocab = tensor.shape
+        shape = (self.n_vocab, tensor.n_bytes // self.n_vocab)
+        self._blocks = np.memmap(tensor.path, np.uint8, "r", tensor.offset, shape)
+        self._scale = np.float32(math.sqrt(self.n_embd)) if scaled else None
+
+    def read(self, token_ids: npt.NDArray[np.int32], out: npt.NDArray[np.float32]) -> None:
+        """Write the rows of these tokens to ``out``, float32 ``(len(token_ids), n_embd)``. The ids are in range."""
+        blocks = self._blocks[token_ids]
+        if self._format == "F32":
+            out[:] = blocks.view(np.float32)
+        else:
+            out[:] = kernels.dequantize(self._format, blocks)
+        if self._scale is not None:
+            out *= self._scale
