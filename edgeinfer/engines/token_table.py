@@ -44,7 +44,7 @@ class TokenTable:
             raise UnsupportedQuant(f"{file.path.name}: {_NAME} is of type {self._format}, which we do not decode")
         self.n_embd, self.n_vocab = tensor.shape
         shape = (self.n_vocab, tensor.n_bytes // self.n_vocab)
-        self._blocks = np.memmap(tensor.path, np.uint8, "r", tensor.offset, shape)
+        self._blocks = np.asarray(np.memmap(tensor.path, np.uint8, "r", tensor.offset, shape))
         self._scale = np.float32(math.sqrt(self.n_embd)) if scaled else None
 
     def read(self, token_ids: npt.NDArray[np.int32], out: npt.NDArray[np.float32]) -> None:

@@ -25,7 +25,7 @@ from edgeinfer.gguf.writer import NewTensor
 from edgeinfer.kernels.formats import FORMATS
 from edgeinfer.speculate.head import likely_tokens
 
-__all__ = ["ARCHITECTURES", "BUILD_VERSION", "KEYS", "Recipe", "build_draft"]
+__all__ = ["ARCHITECTURES", "BUILD_VERSION", "KEYS", "Recipe", "build_draft", "check_possible", "planned_bytes"]
 
 BUILD_VERSION = 1
 """Counts up whenever the same source and recipe would give another file."""
@@ -47,9 +47,22 @@ TokenIds = npt.NDArray[np.int32]
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """``n_head``: how many tokens the draft can guess; ``body`` and ``head``: formats of its matrices. A matrix that
-    takes no more bits as it is, or whose type or row length does not allow it, is copied."""
+    takes no more bits as it is, or whose type or row length does not allow it, is copied.
 
-    n_head: int = 32768
+    The defaults are measured with Qwen2.5-Coder 0.5B drafting for 1.5B, on 25 answers of the latter: share of tokens
+    guessed right, and milliseconds a token of 2 cores (30 of the 1.5B itself):
+
+        as it is, Q4_K_M                      .910   13.3
+        Q4_0                                  .907   10.6
+        Q4_0 with IQ4_NL for the body         .908   10.7, and ten times as long to make
+        Q4_0, head of 32768                   .893    9.5
+        Q4_0, head of 49152                   .900    9.6
+        Q4_0, head of 49152 as Q8_0           .901    9.8
+
+    Between 32768 and 65536 the gain is the same to 1 %; of text unlike those answers a larger head holds more.
+    """
+
+    n_head: int = 49152
     body: str = "Q4_0"
     head: str = "Q4_0"
 
@@ -73,6 +86,13 @@ def build_draft(source: Path, target: Path, recipe: Recipe, fingerprint: str, pr
 
     with open_atomic(target, mode=0o644) as stream:
         writer.write(stream, _keys(file, token_ids, fingerprint), list(_tensors(file, recipe, token_ids, report)))
+
+
+def planned_bytes(file: GGUFFile, recipe: Recipe) -> int:
+    """Bytes of the draft's tensors, all of which it reads for a token."""
+    n_head = min(recipe.n_head, gguf.dimensions(file).n_vocab)
+    rows = np.arange(n_head, dtype=np.int32)
+    return sum(tensor.n_bytes for tensor in _tensors(file, recipe, rows, lambda _n_bytes: None))
 
 
 def check_possible(file: GGUFFile) -> None:
@@ -112,9 +132,7 @@ def _keys(file: GGUFFile, token_ids: TokenIds, fingerprint: str) -> dict[str, by
     return keys
 
 
-def _tensors(
-    file: GGUFFile, recipe: Recipe, token_ids: TokenIds, report: Callable[[int], None]
-) -> Iterator[NewTensor]:
+def _tensors(file: GGUFFile, recipe: Recipe, token_ids: TokenIds, report: Callable[[int], None]) -> Iterator[NewTensor]:
     for tensor in file.tensors.values():
         if tensor.name in (_EMBEDDING, _OUTPUT):
             continue

@@ -36,7 +36,7 @@ _PIECE = re.compile(
 _MOST_CHARACTERS = 24
 _N_PIECES = 40000
 _NOT_COUNTED = frozenset({"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"})
-_ID_WEIGHT, _MARKS_WEIGHT = 0.3, 0.02  # against 1 for the standard library; found by trying
+_ID_WEIGHT, _MARKS_WEIGHT = 1.0, 0.02  # against 1 for the standard library; found by trying
 _ID_OFFSET = 100  # ids fall off as 1 / (id + this), as words do by rank
 
 _USER_DEFINED, _BYTE = 4, 6  # token types in GGUF
@@ -72,7 +72,7 @@ def _library() -> Iterator[str]:
 
 
 def _marks() -> str:
-    return resources.files(__package__).joinpath("marks.md").read_text("utf-8")
+    return resources.files("edgeinfer.speculate").joinpath("marks.md").read_text("utf-8")
 
 
 def _counted(texts: Iterator[str] | list[str]) -> Counter[str]:
@@ -90,7 +90,8 @@ def _shares(counts: Counter[str], tokenizer: Tokenizer) -> npt.NDArray[np.float6
     for piece, n in counts.most_common(_N_PIECES):
         ids = tokenizer.encode(piece[1:] if spaced and piece.startswith(" ") else piece)
         np.add.at(shares, ids, n)
-    return shares / max(1.0, shares.sum())
+    shares /= max(1.0, shares.sum())
+    return shares
 
 
 def _always(file: GGUFFile, tokenizer: Tokenizer) -> TokenIds:
