@@ -4,7 +4,7 @@ Knows nothing of models, the names of tensors, or engines.
 """
 
 from edgeinfer.kernels.abort import AbortFlag, abort_flag
-from edgeinfer.kernels.codec import dequantize, quantize
+from edgeinfer.kernels.codec import dequantize, quantize, row_decoder
 from edgeinfer.kernels.library import available, best_isa, capabilities, why_not
 from edgeinfer.kernels.plugin import KernelReport, expected, has_matmul, install, loading, matmul_isa
 from edgeinfer.kernels.probes import int8_peak, read_bandwidth
@@ -26,6 +26,7 @@ __all__ = [
     "matmul_isa",
     "quantize",
     "read_bandwidth",
+    "row_decoder",
     "top_k",
     "top_k_softmax",
     "why_not",

@@ -90,6 +90,16 @@ def dequantize(format: str, blocks: npt.NDArray[np.uint8], *, n_threads: int | N
     return values.reshape(*blocks.shape[:-1], n_cols)
 
 
+def row_decoder(format: str, n_cols: int) -> Callable[[int, int], object]:
+    """`dequantize` for one row of ``n_cols`` at a time, where a row is all there is to do and arrays would cost more
+    than it: a function of the addresses of its blocks and of room for its floats, which checks nothing. Raises
+    as `dequantize`."""
+    kind = find_format(format)
+    _row_length((n_cols,), "values", kind.block_size, kind)
+    decode = load().ei_decode
+    return lambda blocks, values: decode(kind.id, blocks, 1, n_cols, values)
+
+
 def find_format(name: str) -> type[BlockFormat]:
     """The class of a format. Raises `UsageError` with the names there are."""
     kind = FORMATS.get(name)

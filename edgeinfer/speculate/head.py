@@ -5,8 +5,9 @@ Python's standard library, which is wherever Python is, and in ``marks.md``, whe
 their answers. What these do not know is ranked by id: a BPE vocabulary numbers its tokens as it merged them, the most
 frequent first. Where Python comes without its sources (frozen applications), the rest must do.
 
-Of the tokens of text that was not counted, a head of 32768 holds 95 % (code in Python and JavaScript, manuals, answers
-of a chat model to 25 prompts: 93 to 99 %); the lowest 32768 ids of the same vocabulary (Qwen2.5) hold 93 %.
+Of Qwen2.5's 151,936 tokens, a head of 49152 holds 96 to 100 % of texts that were not counted (Python, JavaScript,
+manuals, descriptions of countries, a chat model's answers to 25 prompts), 97.8 % on average; as many of the lowest ids
+hold 94 to 99 %, 96.5 % on average. Languages that share no words with these are left to the model itself.
 """
 
 from __future__ import annotations

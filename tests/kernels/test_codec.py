@@ -29,6 +29,21 @@ def test_shapes_carry_over(kind: type[BlockFormat], lead: tuple[int, ...]) -> No
     assert back.dtype == np.float32
 
 
+@ALL
+def test_rows_one_by_one(kind: type[BlockFormat]) -> None:
+    blocks = kernels.quantize(kind.name, normal(5, 512))
+    values = np.full((5, 512), np.nan, np.float32)
+    decode = kernels.row_decoder(kind.name, 512)
+    for i in range(5):
+        decode(blocks[i].ctypes.data, values[i].ctypes.data)
+    np.testing.assert_array_equal(values, kernels.dequantize(kind.name, blocks))
+    with pytest.raises(UsageError, match="must be one of"):
+        kernels.row_decoder("Q9_9", 512)
+    if kind.block_size > 1:
+        with pytest.raises(UsageError, match=f"multiple of {kind.block_size}"):
+            kernels.row_decoder(kind.name, 512 + kind.block_size // 2)
+
+
 def test_empty_rows_have_no_blocks() -> None:
     assert kernels.quantize("Q4_K", np.empty((3, 0), np.float32)).shape == (3, 0)
     assert kernels.dequantize("Q4_K", np.empty((3, 0), np.uint8)).shape == (3, 0)
