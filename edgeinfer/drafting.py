@@ -11,12 +11,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from edgeinfer import catalog, device, gguf, memory
 from edgeinfer.core import ModelInfo
 from edgeinfer.engines import Engine, EngineConfig, open_engine
-from edgeinfer.errors import EdgeInferError, InsufficientMemory, ModelNotFound, UnsupportedModel
+from edgeinfer.errors import (
+    DraftUnavailable,
+    EdgeInferError,
+    FormatError,
+    InsufficientMemory,
+    ModelNotFound,
+    UnsupportedModel,
+)
 from edgeinfer.speculate import CostCurve, Speculator, costs
+from edgeinfer.speculate.draft import open_draft
 from edgeinfer.speculate.economy import Economy, outlook
+from edgeinfer.speculate.kept import ensure_draft
 from edgeinfer.speculate.model import ModelDrafter
 from edgeinfer.speculate.ngram import NgramDrafter
 from edgeinfer.speculate.vocabulary import match
@@ -97,24 +109,35 @@ def _model(
     file = gguf.read(local.path)
     info = gguf.model_info(file, name=local.name)
     config = dataclasses.replace(target.config, n_ctx=min(target.config.n_ctx, info.n_ctx_train), n_batch=256)
-    remembered = costs.recall(*_words(info, config, target.kernels))
+    words = f"cheap build on {target.kernels}"
+    remembered = costs.recall(*_words(info, config, words))
     if remembered is not None and not _pays(curve, remembered):
         return _not_worth(name)
     taken = target.plan.total_bytes
     memory.check(file, config, cap_bytes=None if cap_bytes is None else max(cap_bytes - taken, 1))
     with Tokenizer.from_gguf(local.path) as tokenizer:
         vocabulary = match(target.tokenizer, tokenizer, (target.info.name, local.name))
-    said(f"loading the draft model {local.name}")
-    engine = open_engine("auto", local.path, config)
+    engine, heads = _opened(local, config, said, progress)
     try:
-        price = _curve(engine, info, config, target.kernels, said)
+        price = _curve(engine, info, config, words, said)
     except EdgeInferError:
         engine.close()
         raise
     if not _pays(curve, price):
         engine.close()
         return _not_worth(name)
-    return ModelDrafter(engine, vocabulary), price
+    return ModelDrafter(engine, vocabulary, heads), price
+
+
+def _opened(
+    local: LocalModel, config: EngineConfig, said: Said, progress: Progress | None
+) -> tuple[Engine, npt.NDArray[np.int32] | None]:
+    """The cheap build of the draft model, made where it is not here yet; the model as it is where none can be made."""
+    said(f"preparing the draft model {local.name}")
+    try:
+        return open_draft(ensure_draft(local.path, progress=progress), local.path, config)
+    except (DraftUnavailable, FormatError):
+        return open_engine("auto", local.path, config), None
 
 
 def _not_worth(name: str) -> str:
@@ -125,7 +148,7 @@ def _pays(target: CostCurve, draft: CostCurve) -> bool:
     """Whether a draft model that is nearly always right would win anything."""
     depth = target.depths[1]
     economy = Economy(target.at(depth), 1, 1, gain=_LEAST_GAIN)
-    return outlook(1.0, _GOOD, draft.at(depth)(1), economy, 0, costs.ROWS[-1]) > 0
+    return outlook(1.0, _GOOD, draft.at(depth)(1), economy, 0, costs.ROWS[-1])[0] > 0
 
 
 def _curve(engine: Engine, info: ModelInfo, config: EngineConfig, kernels: str, said: Said) -> CostCurve:

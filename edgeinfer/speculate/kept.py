@@ -17,8 +17,9 @@ from pathlib import Path
 
 from edgeinfer import coverage, env, files, gguf
 from edgeinfer.catalog import Progress
-from edgeinfer.catalog.store import Quiet, lock
+from edgeinfer.catalog.store import Quiet
 from edgeinfer.errors import DraftUnavailable, EdgeInferError
+from edgeinfer.files import lock
 from edgeinfer.gguf import GGUFFile
 from edgeinfer.speculate.build import BUILD_VERSION, KEYS, Recipe, build_draft, check_possible, planned_bytes
 from edgeinfer.speculate.draft import fingerprint, read_draft

@@ -22,7 +22,7 @@ __all__ = ["Checked", "Speculator"]
 _N_MOST = 24  # tokens of one draft
 _MODEL_PRIOR = 0.75  # how often a draft model of which nothing is known yet is taken to be right
 _N_ANSWER = 160  # tokens that an answer without a limit is taken to have left
-_MARGIN = 1.5  # by which an expected gain must exceed what reading the prompt with the draft model costs
+_MARGIN = 2.0  # by which an expected gain must exceed what reading the prompt with the draft model costs
 _N_FEW = 8  # so many unread tokens are read with the next guess; more are a debt to be weighed first
 _N_READ = 128  # unread tokens that are read between two steps
 _LEARN = 0.12  # weight of the newest round in running means
@@ -66,6 +66,7 @@ class _Followed:
     """What is known about one request."""
 
     text: Record
+    seconded: Record
     model: Record
     chain: _Chain | None = None
     missed: float = 0.0
@@ -93,7 +94,7 @@ class Speculator:
         self._ngram = ngram
         self._model = model if model_cost is not None else None
         self._model_cost = model_cost
-        self._text_calibration, self._model_calibration = Calibration(), Calibration()
+        self._calibrations = Calibration(), Calibration(), Calibration()
         self._followed: dict[int, _Followed] = {}
         self._worth_ms = self._paid_ms = (
             0.0  # of the last steps: what their tokens would cost plainly, and what they cost
@@ -157,16 +158,21 @@ class Speculator:
 
     def _survival(self, chain: _Chain, tail: _Tail) -> list[float]:
         """Of what `_append` would add."""
-        text, alive, survival = self._known(chain.want.key).text, chain.alive, []
+        record, alive, survival = self._text_record(chain), chain.alive, []
         for _, confidence in self._tail(chain, tail):
-            alive *= text.chance(confidence)
+            alive *= record.chance(confidence)
             survival.append(alive)
         return survival
 
     def _append(self, chain: _Chain, tail: _Tail) -> None:
-        record = self._known(chain.want.key).text
+        record = self._text_record(chain)
         for token_id, confidence in self._tail(chain, tail):
             chain.add(token_id, record, confidence)
+
+    def _text_record(self, chain: _Chain) -> Record:
+        """What the text's tokens are worth: more where the model has just said the same as the first of them."""
+        known = self._known(chain.want.key)
+        return known.seconded if chain.ids else known.text
 
     def _model_promises(
         self, chain: _Chain, tail: _Tail, economy: Economy, depth: float, n_asked: int, n_before: int
@@ -178,7 +184,7 @@ class Speculator:
             return False
         _, ending = best_length(self._survival(chain, tail), economy, n_before)
         token_ms = self._model_cost.at(depth)(n_asked) / n_asked
-        going_on = outlook(chain.alive, known.model.typical(_MODEL_PRIOR), token_ms, economy, n_before, n_max)
+        going_on, _ = outlook(chain.alive, known.model.typical(_MODEL_PRIOR), token_ms, economy, n_before, n_max)
         return going_on > ending
 
     def _ask_model(self, chains: Sequence[_Chain], growing: list[int], depth: float) -> list[int]:
@@ -229,10 +235,11 @@ class Speculator:
         typical = known.model.typical(_MODEL_PRIOR)
         token_ms = self._model_cost.at(len(want.tokens))(1)
         _, without = best_length(self._survival(chain, tail), economy)
-        known.missed += max(0.0, outlook(1.0, typical, token_ms, economy, 0, _N_MOST) - without)
+        with_model, n_tokens = outlook(1.0, typical, token_ms, economy, 0, _N_MOST)
+        known.missed += max(0.0, with_model - without)
         known.n_missed += 1
         price = economy.tokens(n_behind * self._model_cost.read_ms)
-        n_rounds = min(want.n_left, _N_ANSWER) / (1 + typical / (1 - min(typical, 0.9)))
+        n_rounds = min(want.n_left, _N_ANSWER) / (1 + n_tokens)
         return known.missed / known.n_missed * n_rounds > _MARGIN * price and known.missed > _RENT * price
 
     def _give_up(self, error: EngineError) -> None:
@@ -284,6 +291,7 @@ class Speculator:
         if chain is None or not chain.ids:
             known.model.fade()
             known.text.fade()
+            known.seconded.fade()
             return
         for record, confidence in chain.sources[: outcome.n_right]:
             record.saw(confidence, True)
@@ -294,7 +302,7 @@ class Speculator:
 
     def _known(self, key: int) -> _Followed:
         if key not in self._followed:
-            self._followed[key] = _Followed(self._text_calibration.record(), self._model_calibration.record())
+            self._followed[key] = _Followed(*(calibration.record() for calibration in self._calibrations))
         return self._followed[key]
 
     def _gain(self) -> float:
