@@ -61,6 +61,7 @@ struct TopKArgs {
 using TopK = int64_t (*)(const TopKArgs &args);
 
 enum class Op : int32_t { probe_read, probe_int8, quantize, matmul, attention, top_k };
+constexpr int32_t kOps = 6;
 
 struct Kernel {
     Op op;
@@ -87,7 +88,8 @@ struct Kernel {
 // The kernel of exactly this ISA, or null.
 const Kernel *find_kernel(Op op, int32_t format, int32_t isa);
 
-// The kernel of this ISA or of the best that it builds on; null where this machine does not run `isa`, or there is none.
+// The kernel of this ISA or of the best that it builds on; null where this machine does not run `isa`, or there is none. Quick: it reads a
+// table, which the first call makes.
 const Kernel *choose_kernel(Op op, int32_t format, int32_t isa);
 
 }  // namespace ei

@@ -18,6 +18,22 @@ void check_kernels(int32_t isa) {
     }
 }
 
+// Whatever is asked for, the best kernel of the chain answers, or none.
+void check_choices() {
+    for (int32_t op = 0; op < ei::kOps; ++op) {
+        for (int32_t format = -1; format < 64; ++format) {
+            for (int32_t isa = -1; isa <= EI_ISA_COUNT; ++isa) {
+                const ei::Kernel *best = nullptr;
+                const bool runs = isa >= 0 && isa < EI_ISA_COUNT && (ei_capabilities() & ei::isa_bit(isa));
+                for (int32_t below = isa; runs && best == nullptr && below >= 0; --below) {
+                    if (ei::isa_chain(isa) & ei::isa_bit(below)) best = ei::find_kernel(static_cast<ei::Op>(op), format, below);
+                }
+                CHECK(ei::choose_kernel(static_cast<ei::Op>(op), format, isa) == best, "op %d, format %d, isa %d", op, format, isa);
+            }
+        }
+    }
+}
+
 // Prints what this machine runs, for whoever started it on a particular one.
 int main() {
     const uint32_t all = ei_capabilities();
@@ -25,6 +41,7 @@ int main() {
         if (all & ei::isa_bit(isa)) std::printf("%s\n", ei_isa_name(isa));
     }
     CHECK(all & ei::isa_bit(EI_ISA_SCALAR), "mask %x", all);
+    check_choices();
     CHECK(ei_isa_name(-1) == nullptr && ei_isa_name(EI_ISA_COUNT) == nullptr, "names out of range");
     CHECK(ei_force_isa("sse9") == EI_UNKNOWN, "an ISA that is none");
     for (int32_t isa = 0; isa < EI_ISA_COUNT; ++isa) {
