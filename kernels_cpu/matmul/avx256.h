@@ -102,69 +102,51 @@ struct UnpackedFiveBits {
 
 // ---- Formats of 32. One half of a run of blocks after the other: both at once would need more sums than there are registers.
 
-template <class Weights, int T>
-void tile_zero32(const MatmulArgs &args, int first) {
-    using Body = typename Weights::Body;
-    const uint8_t *run = args.panel;
-    const ActivationZero32 *a = reinterpret_cast<const ActivationZero32 *>(args.activations);
-    Prefetch ahead(args.panel);
-    __m256 y[2][T];
-    clear<T>(y);
-    for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks, a += kRunBlocks) {
-        const int64_t n = left < kRunBlocks ? left : kRunBlocks;
-        const Body *const bodies = reinterpret_cast<const Body *>(run);
-        const TailScale *const tails = reinterpret_cast<const TailScale *>(bodies + n);
-        EI_ROLLED
-        for (int half = 0; half < 2; ++half) {
-            __m256 sums[T];
-            EI_UNROLL
-            for (int c = 0; c < T; ++c) sums[c] = y[half][c];
-            for (int64_t b = 0; b < n; ++b) {
-                if (half == 0) ahead.next<sizeof(Body) + sizeof(TailScale)>();
-                Weights weights;
-                weights.unpack(bodies[b], half);
-                const __m256 d = load_half(tails[b].d + 8 * half);
-                EI_UNROLL
-                for (int c = 0; c < T; ++c) {
-                    const __m256i sum = weights.dot(a[b].q, first + c, _mm256_set1_epi32(a[b].offset[first + c]));
-                    sums[c] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(a[b].d[first + c])), _mm256_cvtepi32_ps(sum), sums[c]);
-                }
-            }
-            EI_UNROLL
-            for (int c = 0; c < T; ++c) y[half][c] = sums[c];
-        }
-        run = reinterpret_cast<const uint8_t *>(tails + n);
-    }
-    store<T>(args, first, y);
-}
+// What a sum of products starts with, and what is added to 8 rows after it was scaled.
+struct ZeroPoint {
+    using Activation = ActivationZero32;
+    using Tail = TailScale;
+    static EI_FORCE_INLINE __m256i start(const Activation &a, int c) { return _mm256_set1_epi32(a.offset[c]); }
+    static EI_FORCE_INLINE __m256 minimum(const Tail &, int) { return _mm256_setzero_ps(); }
+    static EI_FORCE_INLINE __m256 add(__m256, const Activation &, int, __m256 y) { return y; }
+};
 
-template <class Weights, int T>
-void tile_min32(const MatmulArgs &args, int first) {
+struct Minimum {
+    using Activation = ActivationMin32;
+    using Tail = TailScaleMin;
+    static EI_FORCE_INLINE __m256i start(const Activation &, int) { return _mm256_setzero_si256(); }
+    static EI_FORCE_INLINE __m256 minimum(const Tail &tail, int half) { return load_half(tail.m + 8 * half); }
+    static EI_FORCE_INLINE __m256 add(__m256 m, const Activation &a, int c, __m256 y) { return _mm256_fmadd_ps(m, _mm256_set1_ps(a.sum[c]), y); }
+};
+
+template <class Weights, class Kind, int T>
+void tile32(const MatmulArgs &args, int first) {
     using Body = typename Weights::Body;
+    using Tail = typename Kind::Tail;
     const uint8_t *run = args.panel;
-    const ActivationMin32 *a = reinterpret_cast<const ActivationMin32 *>(args.activations);
+    const typename Kind::Activation *a = reinterpret_cast<const typename Kind::Activation *>(args.activations);
     Prefetch ahead(args.panel);
     __m256 y[2][T];
     clear<T>(y);
     for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks, a += kRunBlocks) {
         const int64_t n = left < kRunBlocks ? left : kRunBlocks;
         const Body *const bodies = reinterpret_cast<const Body *>(run);
-        const TailScaleMin *const tails = reinterpret_cast<const TailScaleMin *>(bodies + n);
+        const Tail *const tails = reinterpret_cast<const Tail *>(bodies + n);
         EI_ROLLED
         for (int half = 0; half < 2; ++half) {
             __m256 sums[T];
             EI_UNROLL
             for (int c = 0; c < T; ++c) sums[c] = y[half][c];
             for (int64_t b = 0; b < n; ++b) {
-                if (half == 0) ahead.next<sizeof(Body) + sizeof(TailScaleMin)>();
+                if (half == 0) ahead.next<sizeof(Body) + sizeof(Tail)>();
                 Weights weights;
                 weights.unpack(bodies[b], half);
-                const __m256 d = load_half(tails[b].d + 8 * half), m = load_half(tails[b].m + 8 * half);
+                const __m256 d = load_half(tails[b].d + 8 * half), m = Kind::minimum(tails[b], half);
                 EI_UNROLL
                 for (int c = 0; c < T; ++c) {
-                    const __m256i sum = weights.dot(a[b].q, first + c, _mm256_setzero_si256());
+                    const __m256i sum = weights.dot(a[b].q, first + c, Kind::start(a[b], first + c));
                     sums[c] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(a[b].d[first + c])), _mm256_cvtepi32_ps(sum), sums[c]);
-                    sums[c] = _mm256_fmadd_ps(m, _mm256_set1_ps(a[b].sum[first + c]), sums[c]);
+                    sums[c] = Kind::add(m, a[b], first + c, sums[c]);
                 }
             }
             EI_UNROLL
@@ -261,16 +243,20 @@ EI_INLINE void run_tiles(const MatmulArgs &args, const Tile (&tiles)[4]) {
     if (first < args.n_columns) tiles[args.n_columns - first - 1](args, first);
 }
 
-template <class Weights>
-void matmul_zero32(const MatmulArgs &args) {
-    static constexpr Tile kTiles[] = {tile_zero32<Weights, 1>, tile_zero32<Weights, 2>, tile_zero32<Weights, 3>, tile_zero32<Weights, 4>};
+template <class Weights, class Kind>
+void matmul32(const MatmulArgs &args) {
+    static constexpr Tile kTiles[] = {tile32<Weights, Kind, 1>, tile32<Weights, Kind, 2>, tile32<Weights, Kind, 3>, tile32<Weights, Kind, 4>};
     run_tiles(args, kTiles);
 }
 
 template <class Weights>
+void matmul_zero32(const MatmulArgs &args) {
+    matmul32<Weights, ZeroPoint>(args);
+}
+
+template <class Weights>
 void matmul_min32(const MatmulArgs &args) {
-    static constexpr Tile kTiles[] = {tile_min32<Weights, 1>, tile_min32<Weights, 2>, tile_min32<Weights, 3>, tile_min32<Weights, 4>};
-    run_tiles(args, kTiles);
+    matmul32<Weights, Minimum>(args);
 }
 
 template <class Weights>

@@ -97,66 +97,52 @@ struct UnpackBytes {
 
 // ---- Formats of 32. |I| <= 32 * 255 * 127 + 128 * 32 * 127 < 2^21.
 
-template <class Unpack, int T>
-void tile_zero32(const MatmulArgs &args) {
-    using Body = typename Unpack::Body;
-    const Body *body = reinterpret_cast<const Body *>(args.panel);
-    const ActivationZero32 *a = reinterpret_cast<const ActivationZero32 *>(args.activations);
-    Prefetch<T> ahead(args.panel);
-    __m512 y[T];
-    EI_UNROLL
-    for (int c = 0; c < T; ++c) y[c] = _mm512_setzero_ps();
-    for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks) {
-        const int64_t n = left < kRunBlocks ? left : kRunBlocks;
-        const TailScale *tail = reinterpret_cast<const TailScale *>(body + n);
-        for (int64_t b = 0; b < n; ++b, ++body, ++tail, ++a) {
-            ahead.template next<sizeof(Body) + sizeof(TailScale)>();
-            __m512i w[8], sum[T];
-            Unpack::unpack(*body, w);
-            EI_UNROLL
-            for (int c = 0; c < T; ++c) sum[c] = _mm512_set1_epi32(a->offset[c]);
-            EI_UNROLL
-            for (int g = 0; g < 8; ++g) {
-                EI_UNROLL
-                for (int c = 0; c < T; ++c) sum[c] = _mm512_dpbusd_epi32(sum[c], w[g], broadcast(a->q[g][c]));
-            }
-            const __m512 d = load_half(tail->d);
-            EI_UNROLL
-            for (int c = 0; c < T; ++c) y[c] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(a->d[c])), _mm512_cvtepi32_ps(sum[c]), y[c]);
-        }
-        body = reinterpret_cast<const Body *>(tail);
-    }
-    store<T>(args, y);
-}
+// What a sum of products starts with, and what is added after it was scaled.
+struct ZeroPoint {
+    using Activation = ActivationZero32;
+    using Tail = TailScale;
+    static EI_FORCE_INLINE __m512i start(const Activation &a, int c) { return _mm512_set1_epi32(a.offset[c]); }
+    static EI_FORCE_INLINE __m512 minimum(const Tail &) { return _mm512_setzero_ps(); }
+    static EI_FORCE_INLINE __m512 add(__m512, const Activation &, int, __m512 y) { return y; }
+};
 
-template <class Unpack, int T>
-void tile_min32(const MatmulArgs &args) {
+struct Minimum {
+    using Activation = ActivationMin32;
+    using Tail = TailScaleMin;
+    static EI_FORCE_INLINE __m512i start(const Activation &, int) { return _mm512_setzero_si512(); }
+    static EI_FORCE_INLINE __m512 minimum(const Tail &tail) { return load_half(tail.m); }
+    static EI_FORCE_INLINE __m512 add(__m512 m, const Activation &a, int c, __m512 y) { return _mm512_fmadd_ps(m, _mm512_set1_ps(a.sum[c]), y); }
+};
+
+template <class Unpack, class Kind, int T>
+void tile32(const MatmulArgs &args) {
     using Body = typename Unpack::Body;
+    using Tail = typename Kind::Tail;
     const Body *body = reinterpret_cast<const Body *>(args.panel);
-    const ActivationMin32 *a = reinterpret_cast<const ActivationMin32 *>(args.activations);
+    const typename Kind::Activation *a = reinterpret_cast<const typename Kind::Activation *>(args.activations);
     Prefetch<T> ahead(args.panel);
     __m512 y[T];
     EI_UNROLL
     for (int c = 0; c < T; ++c) y[c] = _mm512_setzero_ps();
     for (int64_t left = args.n_blocks; left > 0; left -= kRunBlocks) {
         const int64_t n = left < kRunBlocks ? left : kRunBlocks;
-        const TailScaleMin *tail = reinterpret_cast<const TailScaleMin *>(body + n);
+        const Tail *tail = reinterpret_cast<const Tail *>(body + n);
         for (int64_t b = 0; b < n; ++b, ++body, ++tail, ++a) {
-            ahead.template next<sizeof(Body) + sizeof(TailScaleMin)>();
+            ahead.template next<sizeof(Body) + sizeof(Tail)>();
             __m512i w[8], sum[T];
             Unpack::unpack(*body, w);
             EI_UNROLL
-            for (int c = 0; c < T; ++c) sum[c] = _mm512_setzero_si512();
+            for (int c = 0; c < T; ++c) sum[c] = Kind::start(*a, c);
             EI_UNROLL
             for (int g = 0; g < 8; ++g) {
                 EI_UNROLL
                 for (int c = 0; c < T; ++c) sum[c] = _mm512_dpbusd_epi32(sum[c], w[g], broadcast(a->q[g][c]));
             }
-            const __m512 d = load_half(tail->d), m = load_half(tail->m);
+            const __m512 d = load_half(tail->d), m = Kind::minimum(*tail);
             EI_UNROLL
             for (int c = 0; c < T; ++c) {
                 y[c] = _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(a->d[c])), _mm512_cvtepi32_ps(sum[c]), y[c]);
-                y[c] = _mm512_fmadd_ps(m, _mm512_set1_ps(a->sum[c]), y[c]);
+                y[c] = Kind::add(m, *a, c, y[c]);
             }
         }
         body = reinterpret_cast<const Body *>(tail);
@@ -247,18 +233,21 @@ void tile_min256(const MatmulArgs &args) {
 
 // ---- The tile of as many columns as there are.
 
-template <class Unpack>
-void matmul_zero32(const MatmulArgs &args) {
-    static constexpr Matmul kTiles[] = {tile_zero32<Unpack, 1>, tile_zero32<Unpack, 2>, tile_zero32<Unpack, 3>, tile_zero32<Unpack, 4>,
-                                        tile_zero32<Unpack, 5>, tile_zero32<Unpack, 6>, tile_zero32<Unpack, 7>, tile_zero32<Unpack, 8>};
+template <class Unpack, class Kind>
+void matmul32(const MatmulArgs &args) {
+    static constexpr Matmul kTiles[] = {tile32<Unpack, Kind, 1>, tile32<Unpack, Kind, 2>, tile32<Unpack, Kind, 3>, tile32<Unpack, Kind, 4>,
+                                        tile32<Unpack, Kind, 5>, tile32<Unpack, Kind, 6>, tile32<Unpack, Kind, 7>, tile32<Unpack, Kind, 8>};
     kTiles[args.n_columns - 1](args);
 }
 
 template <class Unpack>
+void matmul_zero32(const MatmulArgs &args) {
+    matmul32<Unpack, ZeroPoint>(args);
+}
+
+template <class Unpack>
 void matmul_min32(const MatmulArgs &args) {
-    static constexpr Matmul kTiles[] = {tile_min32<Unpack, 1>, tile_min32<Unpack, 2>, tile_min32<Unpack, 3>, tile_min32<Unpack, 4>,
-                                        tile_min32<Unpack, 5>, tile_min32<Unpack, 6>, tile_min32<Unpack, 7>, tile_min32<Unpack, 8>};
-    kTiles[args.n_columns - 1](args);
+    matmul32<Unpack, Minimum>(args);
 }
 
 template <class Unpack>
