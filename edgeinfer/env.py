@@ -9,6 +9,8 @@ are declared, in `edgeinfer.cli.options`; flag > variable > config file > defaul
     EDGEINFER_DEBUG     1: show the traceback of whatever fails
     EDGEINFER_FORCE_ISA kernels of this instruction set only; an error where the machine lacks it
     EDGEINFER_KERNELS   0: the engine's own kernels instead of ours; a path: the build of our library to load
+    EDGEINFER_PACKED_CACHE
+                        0: keep no packed weights on disk; a size such as 20G: how much they may take (default 8G)
     HF_HOME, HF_TOKEN   honoured by huggingface_hub
     NO_COLOR            no colour, whatever the terminal
 """
@@ -30,6 +32,7 @@ __all__ = [
     "models_dir",
     "no_color",
     "offline",
+    "packed_cache",
     "settings",
     "variable",
 ]
@@ -93,6 +96,11 @@ def force_isa() -> str | None:
 def kernels() -> str | None:
     """``EDGEINFER_KERNELS``: a word of no, or the path of a library; None when unset."""
     return variable("EDGEINFER_KERNELS")
+
+
+def packed_cache() -> str | None:
+    """``EDGEINFER_PACKED_CACHE``: a word of yes or no, or a size; None when unset."""
+    return variable("EDGEINFER_PACKED_CACHE")
 
 
 def no_color() -> bool:

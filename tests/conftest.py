@@ -15,6 +15,7 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     models = catalog.models_dir()
     monkeypatch.setenv("EDGEINFER_HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.setenv("EDGEINFER_MODELS", str(models))
+    monkeypatch.setenv("EDGEINFER_PACKED_CACHE", "0")  # a model's second opening is tested where that is the matter
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ LAYERS = (
     {"errors"},
     {"core", "env", "files"},
     {"gguf", "kernels", "device", "catalog"},
+    {"packed"},
     {"coverage", "engines", "memory"},
     {"sampling", "text", "kv", "speculate"},
     {"request", "scheduler", "loop"},

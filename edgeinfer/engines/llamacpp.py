@@ -16,7 +16,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer import kernels
+from edgeinfer import kernels, packed
 from edgeinfer.engines import llama_log
 from edgeinfer.engines.base import EngineConfig, ForwardCancelled, Logits, Slice
 from edgeinfer.engines.llama_batch import LlamaBatch
@@ -38,18 +38,22 @@ _get_logits, _get_embeddings = (
 )
 
 
-def _load_model(path: Path, config: EngineConfig) -> Any:
+def _load_model(path: Path, config: EngineConfig) -> tuple[Any, packed.PackedWeights]:
     llama_log.install()
     llama_log.clear()
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = 0
     params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP if config.use_mmap else llama_cpp.LLAMA_LOAD_MODE_NONE
-    with kernels.loading(config.kernels):
+    with (
+        kernels.loading(config.kernels) as report,
+        packed.loading(path, wanted=report.active and config.use_mmap) as loading,
+    ):
         model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
-    if not model:
-        raise FormatError(f"{path}: llama.cpp cannot load this model: {llama_log.last_errors() or 'no reason given'}")
-    return model
+        if not model:
+            reason = llama_log.last_errors() or "no reason given"
+            raise FormatError(f"{path}: llama.cpp cannot load this model: {reason}")
+    return model, loading.weights
 
 
 class _PythonFlag:
@@ -95,7 +99,9 @@ class LlamaCppEngine:
     """
 
     def __init__(self, path: Path, config: EngineConfig, *, table: TokenTable | None = None) -> None:
-        self._model: Any = _load_model(path, config)
+        self._model, self._packed = _load_model(path, config)
+        self.notices: tuple[str, ...] = (self._packed.notice,) if self._packed.notice else ()
+        """For the user: what is unusual about how the model was loaded."""
         self._context: Any = None
         try:
             self._open_context(path, config, table)
@@ -296,6 +302,7 @@ class LlamaCppEngine:
         if self._context:
             llama_cpp.llama_free(self._context)
             self._context = None
+        self._packed.close()
         if self._model:
             llama_cpp.llama_model_free(self._model)
             self._model = None

@@ -11,7 +11,7 @@ Nothing here loads weights or knows an engine. There is no second GGUF parser in
 
 from edgeinfer.gguf.formats import TENSOR_TYPES, TensorType, ValueType
 from edgeinfer.gguf.metadata import Metadata, Value
-from edgeinfer.gguf.model import Dimensions, dimensions, model_info, part_paths, quant_mix, read
+from edgeinfer.gguf.model import Dimensions, dimensions, model_info, named_parts, part_paths, quant_mix, read
 from edgeinfer.gguf.reader import GGUFFile, TensorInfo, read_structure
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "ValueType",
     "dimensions",
     "model_info",
+    "named_parts",
     "part_paths",
     "quant_mix",
     "read",

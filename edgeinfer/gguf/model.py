@@ -66,6 +66,16 @@ def read(path: str | Path) -> GGUFFile:
     return file
 
 
+def named_parts(path: Path) -> list[Path]:
+    """The files that make up a model of this name, whatever they hold: all parts of a split one, else just ``path``."""
+    match = _PART.fullmatch(path.name)
+    return _numbered(path, match["stem"], int(match["count"])) if match else [path]
+
+
+def _numbered(path: Path, stem: str, count: int) -> list[Path]:
+    return [path.with_name(f"{stem}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
+
+
 def part_paths(file: GGUFFile) -> list[Path]:
     """The files of a split model in order, from the first part's name; just the file itself when it is not split."""
     if file.split_count == 1:
@@ -76,8 +86,7 @@ def part_paths(file: GGUFFile) -> list[Path]:
             f"{file.path} is part {file.split_index + 1} of {file.split_count}, but is not named so; "
             f"its name must end in -{file.split_index + 1:05}-of-{file.split_count:05}.gguf"
         )
-    names = [f"{match['stem']}-{i:05}-of-{file.split_count:05}.gguf" for i in range(1, file.split_count + 1)]
-    return [file.path.with_name(name) for name in names]
+    return _numbered(file.path, match["stem"], file.split_count)
 
 
 def _joined(file: GGUFFile) -> GGUFFile:

@@ -59,6 +59,8 @@ def _declare(library: ctypes.CDLL) -> None:
         "ei_top_k": (i64, [i32, address, i64, i64, ctypes.c_float, address, address, address]),
         "ei_ggml_install": (text, [address]),
         "ei_ggml_pack": (None, [i32]),
+        "ei_ggml_load": (None, [address]),
+        "ei_version": (text, []),
         "ei_has_matmul": (i32, [i32, i64]),
         "ei_matmul_isa": (i32, [i32, i32]),
         "ei_quantize_isa": (i32, [i32, i32]),
@@ -148,6 +150,12 @@ def best_isa() -> str:
     """The instruction set in use: this machine's best, or what EDGEINFER_FORCE_ISA names. Raises as `capabilities`."""
     library = load()
     name: bytes = library.ei_isa_name(library.ei_best_isa())
+    return name.decode()
+
+
+def version() -> str:
+    """Of the library. Raises `BackendUnavailable` without it."""
+    name: bytes = load().ei_version()
     return name.decode()
 
 

@@ -151,6 +151,39 @@ EI_API const char *ei_ggml_install(ei_resolve_symbol resolve);
  * packing, is computed by us in any case. */
 EI_API void ei_ggml_pack(int32_t on);
 
+/* The packed weights of one load, and an image of them in a file.
+ *
+ * A buffer of the load whose size is that of the image's buffer of the same number is a private mapping of it; file_offset is a multiple of
+ * the page size, and the file must not become shorter while the model lives. A weight in such a buffer is not packed where the image's
+ * tensor of the same number says just what it would be; any other weight is packed as always. */
+typedef struct {
+    char name[64];
+    int32_t type;   /* EI_FORMAT_... */
+    int32_t buffer; /* number of the buffer in the load; -1 past most_buffers */
+    int64_t shape[3];
+    uint64_t offset, n_bytes; /* in the buffer */
+} ei_packed_tensor;
+typedef struct {
+    void *base; /* the load's; lives as long as the model */
+    uint64_t n_bytes;
+    uint64_t file_offset; /* the image's */
+    int64_t mapped;       /* the load's: 1 for a mapping of the image */
+} ei_packed_buffer;
+typedef struct {
+    /* The image, if there is one: else both numbers are 0. Read until the load is over. */
+    const ei_packed_buffer *image_buffers;
+    const ei_packed_tensor *image_tensors;
+    int64_t n_image_tensors;
+    int32_t n_image_buffers, image_file; /* image_file: a descriptor that can be mapped */
+    /* The load, in the order that things happened. The numbers count all, though no more than `most` are written. */
+    ei_packed_buffer *buffers;
+    ei_packed_tensor *tensors;
+    int64_t most_tensors, n_tensors, n_found; /* n_found: tensors that were not packed, because the image had them */
+    int32_t most_buffers, n_buffers;
+} ei_packed_load;
+/* From now on the calling thread loads a model with this; NULL: no longer. Nothing of `load` is kept after that. */
+EI_API void ei_ggml_load(ei_packed_load *load);
+
 #ifdef __cplusplus
 }
 #endif

@@ -116,7 +116,9 @@ struct Minimum {
     using Tail = TailScaleMin;
     static EI_FORCE_INLINE __m256i start(const Activation &, int) { return _mm256_setzero_si256(); }
     static EI_FORCE_INLINE __m256 minimum(const Tail &tail, int half) { return load_half(tail.m + 8 * half); }
-    static EI_FORCE_INLINE __m256 add(__m256 m, const Activation &a, int c, __m256 y) { return _mm256_fmadd_ps(m, _mm256_set1_ps(a.sum[c]), y); }
+    static EI_FORCE_INLINE __m256 add(__m256 m, const Activation &a, int c, __m256 y) {
+        return _mm256_fmadd_ps(m, _mm256_set1_ps(a.sum[c]), y);
+    }
 };
 
 template <class Weights, class Kind, int T>

@@ -111,7 +111,9 @@ struct Minimum {
     using Tail = TailScaleMin;
     static EI_FORCE_INLINE __m512i start(const Activation &, int) { return _mm512_setzero_si512(); }
     static EI_FORCE_INLINE __m512 minimum(const Tail &tail) { return load_half(tail.m); }
-    static EI_FORCE_INLINE __m512 add(__m512 m, const Activation &a, int c, __m512 y) { return _mm512_fmadd_ps(m, _mm512_set1_ps(a.sum[c]), y); }
+    static EI_FORCE_INLINE __m512 add(__m512 m, const Activation &a, int c, __m512 y) {
+        return _mm512_fmadd_ps(m, _mm512_set1_ps(a.sum[c]), y);
+    }
 };
 
 template <class Unpack, class Kind, int T>

@@ -30,6 +30,7 @@ namespace ei {
     EI_GGML(bool, ggml_backend_buft_is_host, (ggml::BufferType *))                                                     \
     EI_GGML(ggml::BufferType *, ggml_backend_cpu_buffer_type, (void))                                                  \
     EI_GGML(ggml::Buffer *, ggml_backend_alloc_ctx_tensors_from_buft, (ggml::Context *, ggml::BufferType *))           \
+    EI_GGML(ggml::Buffer *, ggml_backend_buffer_init, (ggml::BufferType *, ggml::BufferInterface, void *context, size_t)) \
     EI_GGML(void, ggml_backend_buffer_free, (ggml::Buffer *))                                                          \
     EI_GGML(void, ggml_backend_tensor_set, (ggml::Tensor *, const void *, size_t, size_t))                             \
     EI_GGML(ggml::Backend *, ggml_backend_cpu_init, (void))                                                            \
