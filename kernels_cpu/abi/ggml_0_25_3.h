@@ -23,7 +23,6 @@ struct Context;
 struct Graph;
 struct Backend;
 struct Device;
-struct Registry;
 
 struct Tensor {  // ggml_tensor
     int32_t type;
@@ -85,6 +84,17 @@ struct Buffer {  // ggml_backend_buffer
     int32_t usage;
 };
 static_assert(offsetof(Buffer, buft) == 88 && sizeof(Buffer) == 120, "ggml_backend_buffer of 0.25.3");
+
+struct Registry {  // ggml_backend_reg
+    int32_t api_version;
+    const char *(*get_name)(Registry *);
+    size_t (*get_device_count)(Registry *);
+    Device *(*get_device)(Registry *, size_t index);
+    void *(*get_proc_address)(Registry *, const char *name);
+    void *context;
+};
+static_assert(sizeof(Registry) == 48, "ggml_backend_reg of 0.25.3");
+constexpr int32_t kApiVersion = 2;
 
 struct ComputeParams {  // ggml_compute_params
     int ith, nth;

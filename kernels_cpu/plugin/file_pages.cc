@@ -53,6 +53,11 @@ void give_back_file_pages(const void *data, size_t n_bytes) {
     if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_DONTNEED);
 }
 
+void read_file_plainly(const void *data) {
+    const Mapping mapping = find_mapping(reinterpret_cast<uintptr_t>(data));
+    if (mapping.of_file) madvise(reinterpret_cast<void *>(mapping.begin), mapping.end - mapping.begin, MADV_NORMAL);
+}
+
 }  // namespace ei
 
 #else
@@ -60,6 +65,7 @@ void give_back_file_pages(const void *data, size_t n_bytes) {
 namespace ei {
 
 void give_back_file_pages(const void *, size_t) {}
+void read_file_plainly(const void *) {}
 
 }  // namespace ei
 #endif

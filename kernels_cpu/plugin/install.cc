@@ -58,6 +58,8 @@ struct Hook {
     ggml::BufferTypeInterface type_before;
     ggml::ExtraBufferType *context_before;
     ggml::BufferInterface buffer_before;
+    ggml::Registry *registry;
+    void *(*get_proc_address_before)(ggml::Registry *, const char *);
 } g_hook{};
 
 // Whether models that this thread loads are ours to pack; see ei_ggml_pack.
@@ -100,7 +102,8 @@ void set_tensor(ggml::Buffer *buffer, ggml::Tensor *tensor, const void *data, si
         std::fprintf(stderr, "edgeinfer: tensor %s arrives in pieces, which cannot be packed\n", tensor->name);
         std::abort();
     }
-    if (!note_weight(tensor, packed_bytes(tensor))) pack_weight(tensor, data);
+    if (note_weight(tensor, packed_bytes(tensor))) return read_file_plainly(data);
+    pack_weight(tensor, data);
     give_back_file_pages(data, size);
 }
 
@@ -150,7 +153,19 @@ size_t get_alloc_size(ggml::BufferType *type, const ggml::Tensor *tensor) {
     return g_hook.type_before.get_alloc_size ? g_hook.type_before.get_alloc_size(type, tensor) : g_ggml.ggml_nbytes(tensor);
 }
 
-void hook(ggml::BufferType *type) {
+bool several_nodes() { return true; }
+
+// llama.cpp reads the whole file of a model before its first weight, unless it is told that the machine has several NUMA nodes: then it
+// leaves pages to be read as they are touched. With an image most of them never are.
+void *get_proc_address(ggml::Registry *registry, const char *name) {
+    if (has_image() && std::strcmp(name, "ggml_backend_cpu_is_numa") == 0) return reinterpret_cast<void *>(several_nodes);
+    return g_hook.get_proc_address_before(registry, name);
+}
+
+void hook(ggml::BufferType *type, ggml::Registry *registry) {
+    g_hook.registry = registry;
+    g_hook.get_proc_address_before = registry->get_proc_address;
+    registry->get_proc_address = get_proc_address;
     g_hook.type = type;
     g_hook.type_before = type->iface;
     g_hook.context_before = static_cast<ggml::ExtraBufferType *>(type->context);
@@ -160,19 +175,23 @@ void hook(ggml::BufferType *type) {
 }
 
 void unhook() {
+    g_hook.registry->get_proc_address = g_hook.get_proc_address_before;
     g_hook.type->iface = g_hook.type_before;
     g_hook.type->context = g_hook.context_before;
     g_hook = Hook{};
 }
 
-// The first extra buffer type of the CPU device, or null.
-ggml::BufferType *first_extra_buffer_type() {
+// The CPU device, or null.
+ggml::Device *cpu_device() {
     constexpr int32_t kCpuDevice = 0;
-    ggml::Device *device = g_ggml.ggml_backend_dev_by_type(kCpuDevice);
-    if (device == nullptr) return nullptr;
+    return g_ggml.ggml_backend_dev_by_type(kCpuDevice);
+}
+
+// The first extra buffer type of the CPU device, or null.
+ggml::BufferType *first_extra_buffer_type(ggml::Device *device, ggml::Registry *registry) {
     using GetExtra = ggml::BufferType **(*)(ggml::Device *);
-    const GetExtra get = reinterpret_cast<GetExtra>(
-        g_ggml.ggml_backend_reg_get_proc_address(g_ggml.ggml_backend_dev_backend_reg(device), "ggml_backend_dev_get_extra_bufts"));
+    const GetExtra get =
+        reinterpret_cast<GetExtra>(g_ggml.ggml_backend_reg_get_proc_address(registry, "ggml_backend_dev_get_extra_bufts"));
     ggml::BufferType **list = get ? get(device) : nullptr;
     return list ? list[0] : nullptr;
 }
@@ -186,9 +205,12 @@ const char *try_install(ei_resolve_symbol resolve) {
     if (!(ei_enabled() & ~uint32_t{1 << EI_ISA_SCALAR})) return "this processor has none of the instruction sets that our kernels need";
     if (std::strcmp(g_ggml.ggml_version(), ggml::kVersion) != 0) return "llama.cpp is of another version than our kernels were written for";
     if (const char *why = check_structures()) return why;
-    ggml::BufferType *type = first_extra_buffer_type();
+    ggml::Device *const device = cpu_device();
+    ggml::Registry *const registry = device ? g_ggml.ggml_backend_dev_backend_reg(device) : nullptr;
+    ggml::BufferType *type = registry ? first_extra_buffer_type(device, registry) : nullptr;
     if (type == nullptr || type->context == nullptr) return "this build of llama.cpp has no extra buffer type";
-    hook(type);
+    if (registry->api_version != ggml::kApiVersion) return "llama.cpp's structures are not those our kernels were written for";
+    hook(type, registry);
     const char *why = self_test();
     if (why != nullptr) unhook();
     return why;

@@ -29,6 +29,8 @@ bool same(const ei_packed_tensor &a, const ei_packed_tensor &b) {
 
 }  // namespace
 
+bool has_image() { return t_load != nullptr && t_load->n_image_buffers > 0; }
+
 void *map_image(size_t n_bytes) {
     if (t_load == nullptr || t_load->n_buffers >= t_load->n_image_buffers) return nullptr;
     const ei_packed_buffer &image = t_load->image_buffers[t_load->n_buffers];

@@ -6,6 +6,9 @@
 
 namespace ei {
 
+// This thread is in a load that has an image.
+bool has_image();
+
 // What a buffer of n_bytes for the load that this thread is in is made of: a mapping of its image, or null where there is none that fits.
 // The mapping is private, so that what is written to it stays in this process, and aligned to pages.
 void *map_image(size_t n_bytes);
