@@ -6,7 +6,9 @@ engine but llama.cpp's.
 
 Matrices are copied into a layout that suits the processor ("repacked"): by our kernels those of all types that they
 have, by llama.cpp's some. Nothing reads the mapped originals again. Our kernels give their pages back one matrix after
-the other (on Linux); llama.cpp leaves them, so that weights lie in memory twice until the system drops them.
+the other (on Linux); llama.cpp leaves them, so that weights lie in memory twice until the system drops them. Where an
+earlier load has left our layout in a file (`edgeinfer.packed`), that is mapped in place of the originals: as many
+bytes, which the system can drop, and which processes with the same model share.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edgeinfer import device, kernels
+from edgeinfer import device, kernels, packed
 from edgeinfer.coverage import is_multiplied
 from edgeinfer.engines.base import EngineConfig
 from edgeinfer.errors import InsufficientMemory
@@ -46,6 +48,7 @@ class MemoryPlan:
     """Bytes that a model will take and may have.
 
     ``weights_bytes`` counts the mapped file and what of its repacked copies (``repacked_bytes``) is there besides.
+    ``shared_bytes`` of it will be pages of a file, an image of packed weights included, which other processes share.
     ``scratch_bytes`` is all the rest: activations, logits, the vocabulary, Python itself. ``total_bytes`` is the peak
     resident size when memory is plentiful. ``available_bytes`` is what the process may have in all, its present use
     included. ``verdict``: ``fits``; ``pages`` when only the mapped weights exceed what is free, so that they are read
@@ -61,6 +64,7 @@ class MemoryPlan:
     verdict: Verdict
     n_ctx_max: int
     repacked_bytes: int = 0
+    shared_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +108,9 @@ def plan(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None) 
     sizes = dimensions(file)
     free = available()
     wanted = replace(config, n_ctx=config.n_ctx or sizes.n_ctx_train)
-    need = _need(file, sizes, wanted)
-    n_ctx_max = _largest_context(file, sizes, wanted, free, cap_bytes)
+    ready = config.kernels and config.use_mmap and kernels.expected().active and packed.ready(file.path)
+    need = _need(file, sizes, wanted, ready)
+    n_ctx_max = _largest_context(file, sizes, wanted, ready, free, cap_bytes)
     return MemoryPlan(
         weights_bytes=need.weights,
         kv_bytes=need.kv,
@@ -115,6 +120,7 @@ def plan(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None) 
         verdict=need.verdict(free, cap_bytes),
         n_ctx_max=n_ctx_max,
         repacked_bytes=need.repacked if config.use_mmap else 0,
+        shared_bytes=need.mapped - need.repacked if config.use_mmap else 0,
     )
 
 
@@ -148,8 +154,9 @@ def _cells(config: EngineConfig) -> int:
     return -(-cells // _CELL_STEP) * _CELL_STEP
 
 
-def _need(file: GGUFFile, sizes: Dimensions, config: EngineConfig) -> _Need:
-    copied = _repacked(file, config.kernels)
+def _need(file: GGUFFile, sizes: Dimensions, config: EngineConfig, ready: bool) -> _Need:
+    """``ready``: what would be repacked lies so in a file, and is mapped."""
+    copied = [] if ready else _repacked(file, config.kernels)
     repacked, twice = sum(copied), sum(copied)
     kv, computing = kv_bytes(sizes, config), _computing_bytes(sizes, config)
     if config.kernels and kernels.expected().active and sys.platform.startswith("linux"):
@@ -234,13 +241,15 @@ def _cpu_features() -> frozenset[str]:
     return frozenset()
 
 
-def _largest_context(file: GGUFFile, sizes: Dimensions, config: EngineConfig, free: int, cap: int | None) -> int:
+def _largest_context(
+    file: GGUFFile, sizes: Dimensions, config: EngineConfig, ready: bool, free: int, cap: int | None
+) -> int:
     """Bisection over multiples of 256. Needs grow with the context, so the first that is too big ends it."""
 
     def good(steps: int) -> bool:
         n_ctx = steps * _CELL_STEP
         cells = config.n_cells * n_ctx // config.n_ctx if config.n_cells else 0
-        return _need(file, sizes, replace(config, n_ctx=n_ctx, n_cells=cells)).verdict(free, cap) != "too_big"
+        return _need(file, sizes, replace(config, n_ctx=n_ctx, n_cells=cells), ready).verdict(free, cap) != "too_big"
 
     low, high = 0, max(sizes.n_ctx_train, config.n_ctx) // _CELL_STEP
     while low < high:

@@ -49,6 +49,7 @@ def examine() -> Facts:
         "libraries": _libraries(missing),
         "models": _models(missing),
         "folders": _folders(missing),
+        "packed": _packed(missing),
         "settings": {
             "config_file": str(env.config_file()),
             "exists": env.config_file().exists(),
@@ -294,6 +295,23 @@ def _kernels_of(path: Path) -> Facts:
     except EdgeInferError as error:
         return {"kernels": None, "problem": str(error)}
     return {"kernels": dataclasses.asdict(covered), "problem": None}
+
+
+def _packed(missing: list[Facts]) -> Facts:
+    """The images of packed weights; ``cap_bytes`` is 0 where they are switched off."""
+    from edgeinfer import packed
+
+    used, cap_bytes = packed.usage(), 0
+    try:
+        cap_bytes = packed.cap_bytes()
+    except EdgeInferError as error:
+        _lack(missing, f"a size in EDGEINFER_PACKED_CACHE ({error})", "change or unset it")
+    return {
+        "path": str(packed.folder()),
+        "n_images": used.n_images,
+        "bytes": used.n_bytes,
+        "cap_bytes": cap_bytes,
+    }
 
 
 def _folders(missing: list[Facts]) -> list[Facts]:

@@ -122,9 +122,16 @@ def _settings(facts: dict[str, Any]) -> Rows:
         )
         for entry in facts["folders"]
     ]
+    rows.append(("packed weights", _packed(facts["packed"])))
     settings = facts["settings"]
     rows.append(("config file", settings["config_file"] + ("" if settings["exists"] else " (none)")))
     return rows + list(settings["variables"].items())
+
+
+def _packed(entry: dict[str, Any]) -> str:
+    models = f"{entry['n_images']} model" + ("s" if entry["n_images"] != 1 else "")
+    limit = f"at most {_size(entry['cap_bytes'])}" if entry["cap_bytes"] else "switched off"
+    return f"{entry['path']} ({_size(entry['bytes'])} of {models}; {limit})"
 
 
 def _size(n_bytes: int) -> str:

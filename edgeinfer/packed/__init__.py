@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeinfer.kernels.recording import Image, Recording, recording
-from edgeinfer.packed import folder, image
-from edgeinfer.packed.folder import Usage, cap_bytes, usage
+from edgeinfer.packed import image, store
 from edgeinfer.packed.identity import Identity, identify
+from edgeinfer.packed.store import Usage, cap_bytes, folder, usage
 from edgeinfer.packed.writer import Writer
 
-__all__ = ["PackedWeights", "Usage", "cap_bytes", "loading", "ready", "usage"]
+__all__ = ["PackedWeights", "Usage", "cap_bytes", "folder", "loading", "ready", "usage"]
 
 
 class PackedWeights:
@@ -63,7 +63,7 @@ def loading(path: Path, *, wanted: bool) -> Iterator[Loading]:
     try:
         opened = _open(found.key)
     except (image.Unfit, OSError) as error:
-        notice = _removed(folder.image_path(found.key), str(error))
+        notice = _removed(store.image_path(found.key), str(error))
     try:
         with recording(opened) as load:
             yield going_on
@@ -91,7 +91,7 @@ def _open(key: str) -> Image | None:
     """The image of that key, its file open; None where there is none. Raises `Unfit`, `OSError`."""
     flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe of that name shall not hold us up
     try:
-        descriptor = os.open(folder.image_path(key), os.O_RDONLY | flags)
+        descriptor = os.open(store.image_path(key), os.O_RDONLY | flags)
     except FileNotFoundError:
         return None
     try:
@@ -111,10 +111,10 @@ def _removed(path: Path, why: str) -> str:
 
 def _kept(load: Recording, path: Path, found: Identity, opened: Image | None, notice: str) -> PackedWeights:
     """What is to be done once the load is over: note that the image was used, or make one."""
-    target = folder.image_path(found.key)
+    target = store.image_path(found.key)
     if opened is not None:
         if load.n_found == len(load.weights) == len(opened.weights):
-            folder.used(target)
+            store.used(target)
             return PackedWeights(mapped=True)
         notice = _removed(target, "they are not those of this model")
     if not load.weights or not load.whole or not found.settled:

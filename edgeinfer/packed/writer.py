@@ -24,7 +24,7 @@ from typing import IO
 
 from edgeinfer import files
 from edgeinfer.kernels.recording import Recording
-from edgeinfer.packed import folder, image
+from edgeinfer.packed import image, store
 from edgeinfer.packed.identity import identify
 
 __all__ = ["Writer"]
@@ -52,7 +52,7 @@ class Writer:
 
     def __init__(self, load: Recording, model: Path, key: str) -> None:
         self._load, self._model, self._key = load, model, key
-        self._slow = folder.image_path(key).with_suffix(".slow")
+        self._slow = store.image_path(key).with_suffix(".slow")
         self._stop, self._copying = threading.Event(), threading.Event()
         # A daemon: a program that forgets to close its model must still be able to end.
         self._thread = threading.Thread(target=self._run, name="edgeinfer-packed", daemon=True)
@@ -79,17 +79,17 @@ class Writer:
 
     def _write_when_alone(self) -> None:
         while True:
-            with folder.writing() as alone:
+            with store.writing() as alone:
                 if alone:
                     return self._write()
             self._wait(_POLL_S)
 
     def _write(self) -> None:
-        target = folder.image_path(self._key)
+        target = store.image_path(self._key)
         if target.exists():  # somebody else's work, while we waited
             return
         planned = image.plan(self._key, [b.n_bytes for b in self._load.buffers], self._load.weights, time.time())
-        if not folder.make_room(planned.file_bytes):
+        if not store.make_room(planned.file_bytes):
             return
         self._copying.set()
         with files.open_atomic(target) as stream:
