@@ -22,6 +22,7 @@ from edgeinfer.kernels import plugin
 _kept: list[object] = []  # what C code holds addresses of
 
 _OP_OFFSET, _DATA_OFFSET = 80, 248  # in ggml_tensor, as in abi/ggml_0_25_3.h
+_REGISTRY_BYTES = 48
 _MUL_MAT, _MUL_MAT_ID, _FLASH_ATTENTION = 29, 30, 74
 _GRAPH_COMPUTE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
 
@@ -87,6 +88,19 @@ def no_buffer_type() -> None:
     replace(ggml_backend_reg_get_proc_address=nothing)
 
 
+def registry() -> None:
+    """One of another interface: a copy with another number at its beginning."""
+    found = real("ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)
+
+    def altered(device: int) -> int:
+        copy = ctypes.create_string_buffer(ctypes.string_at(found(device), _REGISTRY_BYTES), _REGISTRY_BYTES)
+        ctypes.c_int32.from_buffer(copy).value += 1
+        _kept.append(copy)
+        return ctypes.addressof(copy)
+
+    replace(ggml_backend_dev_backend_reg=ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(altered))
+
+
 def no_memory() -> None:
     nothing = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(lambda _context, _type: None)
     replace(ggml_backend_alloc_ctx_tensors_from_buft=nothing)
@@ -123,6 +137,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "structures": structures,
     "operations": operations,
     "no_buffer_type": no_buffer_type,
+    "registry": registry,
     "no_memory": no_memory,
     "idle_compute": idle_compute,
     "failing_compute": failing_compute,

@@ -93,9 +93,14 @@ class Writer:
             return
         self._copying.set()
         with files.open_atomic(target) as stream:
+            waiting = 0
             for data in self._pieces(stream, planned):
                 _write(stream, data)
-                _sync(stream)
+                waiting += len(data)
+                if waiting >= _STEP_BYTES:
+                    _sync(stream)
+                    waiting = 0
+            _sync(stream)
             found = identify(self._model)
             if (
                 found is None or found.key != self._key

@@ -102,7 +102,9 @@ void set_tensor(ggml::Buffer *buffer, ggml::Tensor *tensor, const void *data, si
         std::fprintf(stderr, "edgeinfer: tensor %s arrives in pieces, which cannot be packed\n", tensor->name);
         std::abort();
     }
-    if (note_weight(tensor, packed_bytes(tensor))) return read_file_plainly(data);
+    const bool there = note_weight(tensor, packed_bytes(tensor));
+    if (has_image()) read_file_plainly(data);  // after what get_proc_address made of it
+    if (there) return;
     pack_weight(tensor, data);
     give_back_file_pages(data, size);
 }

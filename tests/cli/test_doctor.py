@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_a_sound_machine(capsys: pytest.CaptureFixture[str]) -> None:
 def test_text_is_aligned_and_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
-    assert "memory bandwidth  21.5 GB/s" in text
+    assert re.search(r"memory bandwidth +21\.5 GB/s", text)
     assert "700 GOPS" in text
     assert "\x1b" not in text
     labels = [line for line in text.splitlines() if line.startswith("  ") and "->" not in line]
@@ -179,6 +180,23 @@ def test_variables_in_effect_without_secrets(
     assert found["settings"]["variables"]["HF_TOKEN"] == "set"
     assert "hf_secret" not in json.dumps(found)
     assert env.settings() == found["settings"]["variables"]
+
+
+def test_packed_weights_on_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = env.cache_dir() / "packed"
+    assert ("packed weights", f"{folder} (0 MiB of 0 models; switched off)") in rows(facts(capsys))
+    folder.mkdir(parents=True)
+    (folder / "a.bin").write_bytes(bytes(3 << 20))
+    monkeypatch.setenv("EDGEINFER_PACKED_CACHE", "20G")
+    found = facts(capsys)
+    assert (found["packed"]["bytes"], found["packed"]["cap_bytes"]) == (3 << 20, 20 << 30)
+    assert ("packed weights", f"{folder} (3 MiB of 1 model; at most 20.0 GiB)") in rows(found)
+    monkeypatch.setenv("EDGEINFER_PACKED_CACHE", "much")
+    assert "a size in EDGEINFER_PACKED_CACHE (size 'much' is not understood" in what(facts(capsys))
+
+
+def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    return doctor.sections(found)["folders and settings"]
 
 
 def test_kinds_of_cores_in_words() -> None:

@@ -27,6 +27,7 @@ WHY = {
     "structures": "llama.cpp's structures are not those our kernels were written for",
     "operations": "llama.cpp's structures are not those our kernels were written for",
     "no_buffer_type": "this build of llama.cpp has no extra buffer type",
+    "registry": "llama.cpp's structures are not those our kernels were written for",
     "no_memory": "our product for f32 gave a wrong result in this build of llama.cpp",
     "idle_compute": "our product for f32 gave a wrong result in this build of llama.cpp",
     "failing_compute": "our product for f32 gave a wrong result in this build of llama.cpp",
