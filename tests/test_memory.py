@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gguf_files import ARRAY, Q4_K, U32, File, Tensor, model
 
-from edgeinfer import gguf, kernels, memory
+from edgeinfer import gguf, kernels, memory, packed
 from edgeinfer.engines.base import EngineConfig
 from edgeinfer.errors import InsufficientMemory
 
@@ -251,16 +251,32 @@ with LLM(sys.argv[1], n_ctx=int(sys.argv[2]), n_parallel=int(sys.argv[3]), kerne
 """
 
 
+def measured(model: Path, *how: object) -> tuple[int, int, int]:
+    """(predicted, what of it is not weights, peak) of a process that loads the model and computes."""
+    command = [sys.executable, "-c", MEASURE, str(model), *map(str, how)]
+    found = subprocess.run(command, capture_output=True, check=True).stdout.splitlines()[-1]
+    predicted, besides_weights, peak = json.loads(found)
+    return predicted, besides_weights, peak
+
+
 @pytest.mark.model
 @pytest.mark.parametrize(("n_ctx", "n_parallel", "whose"), [(2048, 1, "ours"), (4096, 4, "ours"), (2048, 1, "stock")])
 def test_the_prediction_holds(smollm2: Path, n_ctx: int, n_parallel: int, whose: str) -> None:
     """The figures in `edgeinfer.memory` were fitted by this test's method, on all four models of the catalogue."""
-    command = [sys.executable, "-c", MEASURE, str(smollm2), str(n_ctx), str(n_parallel), whose]
-    found = subprocess.run(command, capture_output=True, check=True).stdout.splitlines()[-1]
-    predicted, besides_weights, peak = json.loads(found)
+    predicted, besides_weights, peak = measured(smollm2, n_ctx, n_parallel, whose)
     assert 1.0 <= predicted / peak <= 1.2
     if whose == "ours" and sys.platform.startswith("linux") and kernels.expected().active:
         assert peak <= 1.25 * smollm2.stat().st_size + besides_weights  # weights are in memory once
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not kernels.expected().active, reason=f"without our kernels: {kernels.expected().why}")
+def test_the_prediction_holds_for_packed_weights_on_disk(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEINFER_PACKED_CACHE", "1")
+    measured(smollm2, 2048, 1, "ours")
+    assert packed.usage().n_images == 1
+    predicted, _, peak = measured(smollm2, 2048, 1, "ours")
+    assert 1.0 <= predicted / peak <= 1.2
 
 
 @pytest.mark.model
