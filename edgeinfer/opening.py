@@ -85,7 +85,7 @@ def open_model(
         except BaseException:
             opened.close()
             raise
-    remarks = (*remarks, *getattr(opened, "notices", ()))  # not every engine has something to say
+    notices += getattr(opened, "notices", ())  # not every engine has something to say
     return Opened(opened, tokenizer, template, info, plan, (*notices, *remarks), speculator)
 
 
