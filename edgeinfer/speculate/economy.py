@@ -53,8 +53,8 @@ def best_length(survival: Sequence[float], economy: Economy, n_before: int = 0) 
 def outlook(
     survival: float, chance: float, draft_ms: float, economy: Economy, n_before: int, n_max: int
 ) -> tuple[float, float]:
-    """(net worth, tokens) of drafting on from here as far as it pays, if each further token is right with ``chance`` and
-    costs ``draft_ms``; ``survival`` is that of what is drafted already. Looks past single steps of the curve."""
+    """(net worth, tokens) of drafting on from here as far as it pays, if each further token is right with ``chance``
+    and costs ``draft_ms``; ``survival`` is that of what is drafted already. Looks past steps of the curve."""
     best = tokens = worth = 0.0
     for i in range(1, min(n_max, _MOST_AHEAD) + 1):
         survival *= chance

@@ -302,7 +302,8 @@ class Speculator:
 
     def _known(self, key: int) -> _Followed:
         if key not in self._followed:
-            self._followed[key] = _Followed(*(calibration.record() for calibration in self._calibrations))
+            text, seconded, model = self._calibrations
+            self._followed[key] = _Followed(text.record(), seconded.record(), model.record())
         return self._followed[key]
 
     def _gain(self) -> float:

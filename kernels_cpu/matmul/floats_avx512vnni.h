@@ -14,7 +14,7 @@ void tile_floats(const MatmulArgs &args) {
     using Body = typename Weights::Body;
     const Body *body = reinterpret_cast<const Body *>(args.panel);
     const ActivationFloat32 *a = reinterpret_cast<const ActivationFloat32 *>(args.activations);
-    Prefetch<T> ahead(args.panel);
+    Prefetch ahead(args.panel);
     __m512 y[T], s[T];
     EI_UNROLL
     for (int c = 0; c < T; ++c) y[c] = _mm512_setzero_ps();

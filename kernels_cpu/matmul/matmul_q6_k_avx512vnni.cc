@@ -17,7 +17,7 @@ template <int T>
 void tile(const MatmulArgs &args) {
     const BodyQ6_K *body = reinterpret_cast<const BodyQ6_K *>(args.panel);
     const ActivationZero256 *a = reinterpret_cast<const ActivationZero256 *>(args.activations);
-    Prefetch<T> ahead(args.panel);
+    Prefetch ahead(args.panel);
     __m512 y[T];
     EI_UNROLL
     for (int c = 0; c < T; ++c) y[c] = _mm512_setzero_ps();
