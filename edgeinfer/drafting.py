@@ -26,7 +26,7 @@ from edgeinfer.errors import (
     UnsupportedModel,
 )
 from edgeinfer.speculate import CostCurve, Speculator, costs
-from edgeinfer.speculate.draft import open_draft
+from edgeinfer.speculate.draft_file import open_draft
 from edgeinfer.speculate.economy import Economy, outlook
 from edgeinfer.speculate.kept import ensure_draft
 from edgeinfer.speculate.model import ModelDrafter

@@ -19,10 +19,9 @@ from edgeinfer import coverage, env, files, gguf
 from edgeinfer.catalog import Progress
 from edgeinfer.catalog.store import Quiet
 from edgeinfer.errors import DraftUnavailable, EdgeInferError
-from edgeinfer.files import lock
 from edgeinfer.gguf import GGUFFile
 from edgeinfer.speculate.build import BUILD_VERSION, KEYS, Recipe, build_draft, check_possible, planned_bytes
-from edgeinfer.speculate.draft import fingerprint, read_draft
+from edgeinfer.speculate.draft_file import fingerprint, read_draft
 
 __all__ = ["KeptDraft", "drafts_dir", "ensure_draft", "kept_drafts", "remove_drafts"]
 
@@ -69,7 +68,7 @@ def ensure_draft(source: Path, recipe: Recipe | None = None, *, progress: Progre
 
 def _make(file: GGUFFile, target: Path, recipe: Recipe, identity: str, progress: Progress) -> None:
     note = f"another process makes the draft of {file.path.name}; waiting for it"
-    with lock(target.parent / ".locks" / f"{target.stem}.lock", lambda: progress.note(note)):
+    with files.lock(target.parent / ".locks" / f"{target.stem}.lock", lambda: progress.note(note)):
         if _is_sound(target, identity):
             return
         for leftover in target.parent.glob(f".{target.name}.*.tmp"):  # of a process that was killed

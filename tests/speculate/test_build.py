@@ -18,7 +18,7 @@ from edgeinfer.errors import DraftUnavailable, FormatError
 from edgeinfer.gguf import writer
 from edgeinfer.speculate import build
 from edgeinfer.speculate.build import Recipe, build_draft
-from edgeinfer.speculate.draft import fingerprint, open_draft, read_draft
+from edgeinfer.speculate.draft_file import fingerprint, open_draft, read_draft
 from edgeinfer.text import Tokenizer
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="weights are converted by our library")

@@ -18,7 +18,7 @@ from edgeinfer import env, kernels
 from edgeinfer.errors import BackendUnavailable, DraftUnavailable, ModelNotFound
 from edgeinfer.speculate import kept
 from edgeinfer.speculate.build import Recipe
-from edgeinfer.speculate.draft import read_draft
+from edgeinfer.speculate.draft_file import read_draft
 from edgeinfer.speculate.kept import drafts_dir, ensure_draft, kept_drafts, remove_drafts
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="weights are converted by our library")

@@ -19,13 +19,13 @@ from edgeinfer.speculate.build import BUILD_VERSION, KEYS
 if TYPE_CHECKING:
     from edgeinfer.engines.llamacpp import LlamaCppEngine
 
-__all__ = ["Draft", "fingerprint", "open_draft", "read_draft"]
+__all__ = ["DraftFile", "fingerprint", "open_draft", "read_draft"]
 
 _N_SAMPLES, _SAMPLE_BYTES = 32, 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class DraftFile:
     """A draft's file. ``token_ids``: which token of the source each row of its head stands for, int32, ascending.
     ``source`` is where the source lay when the draft was made; ``fingerprint`` is what it was."""
 
@@ -50,7 +50,7 @@ def fingerprint(file: GGUFFile) -> str:
     return digest.hexdigest()
 
 
-def read_draft(path: Path) -> Draft:
+def read_draft(path: Path) -> DraftFile:
     """Raises `FormatError` for a file that is none of ours, of another version, or damaged; `ModelNotFound`."""
     file = gguf.read(path)
     meta = file.metadata
@@ -61,7 +61,7 @@ def read_draft(path: Path) -> Draft:
     token_ids = np.ascontiguousarray(meta.numbers(KEYS + "token_ids"), np.int32)
     if token_ids.size != gguf.dimensions(file).n_vocab or (np.diff(token_ids, prepend=-1) < 1).any():
         raise FormatError(f"{path}: its {token_ids.size} token ids are not those of its head")
-    return Draft(path, Path(meta.text(KEYS + "source")), meta.text(KEYS + "fingerprint"), token_ids)
+    return DraftFile(path, Path(meta.text(KEYS + "source")), meta.text(KEYS + "fingerprint"), token_ids)
 
 
 def open_draft(path: Path, source: Path, config: EngineConfig) -> tuple[LlamaCppEngine, npt.NDArray[np.int32]]:
