@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +19,7 @@ from edgeinfer import catalog, device, gguf, memory
 from edgeinfer.core import ModelInfo
 from edgeinfer.engines import Engine, EngineConfig, open_engine
 from edgeinfer.errors import (
-    DraftUnavailable,
     EdgeInferError,
-    FormatError,
     InsufficientMemory,
     ModelNotFound,
     UnsupportedModel,
@@ -83,16 +82,42 @@ def speculator(
     if name is None:
         return Speculator(curve, NgramDrafter()), []
     try:
-        found = _model(target, curve, name, named, cap_bytes, said, progress)
+        model, remarks = _model(target, curve, name, named, cap_bytes, said, progress)
     except (ModelNotFound, UnsupportedModel, InsufficientMemory) as error:
         if named:
             raise
         return Speculator(curve, NgramDrafter()), [] if isinstance(error, ModelNotFound) else [
             f"no draft model: {error}"
         ]
-    if isinstance(found, str):
-        return Speculator(curve, NgramDrafter()), [found]
-    return Speculator(curve, NgramDrafter(), *found), []
+    return Speculator(curve, NgramDrafter(), *(model or ())), remarks
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A draft model as it will be opened: the cheap build ``built`` of ``local``, or ``local`` itself."""
+
+    local: LocalModel
+    built: Path | None
+    file: gguf.GGUFFile
+    info: ModelInfo
+
+    def open(self, config: EngineConfig) -> tuple[Engine, npt.NDArray[np.int32] | None]:
+        if self.built is None:
+            return open_engine("auto", self.local.path, config), None
+        return open_draft(self.built, self.local.path, config)
+
+
+def _source(local: LocalModel, said: Said, progress: Progress | None) -> tuple[_Source, list[str]]:
+    """The cheap build, made where it is not here yet; the model as it is where none can be made, and why."""
+    said(f"preparing the draft model {local.name}")
+    remarks: list[str] = []
+    built: Path | None = None
+    try:
+        built = ensure_draft(local.path, progress=progress)
+    except EdgeInferError as error:
+        remarks.append(f"the draft model {local.name} is used as it is: {error}")
+    file = gguf.read(built or local.path)
+    return _Source(local, built, file, gguf.model_info(file, name=local.name)), remarks
 
 
 def _model(
@@ -103,41 +128,29 @@ def _model(
     cap_bytes: int | None,
     said: Said,
     progress: Progress | None,
-) -> tuple[ModelDrafter, CostCurve] | str:
-    """The draft model and its price, or why it is left out."""
+) -> tuple[tuple[ModelDrafter, CostCurve] | None, list[str]]:
+    """The draft model and its price, and what to tell the user; None where it would not pay."""
     local = catalog.ensure(name, progress=progress) if named else catalog.resolve(name)
-    file = gguf.read(local.path)
-    info = gguf.model_info(file, name=local.name)
-    config = dataclasses.replace(target.config, n_ctx=min(target.config.n_ctx, info.n_ctx_train), n_batch=256)
-    words = f"cheap build on {target.kernels}"
-    remembered = costs.recall(*_words(info, config, words))
-    if remembered is not None and not _pays(curve, remembered):
-        return _not_worth(name)
-    taken = target.plan.total_bytes
-    memory.check(file, config, cap_bytes=None if cap_bytes is None else max(cap_bytes - taken, 1))
     with Tokenizer.from_gguf(local.path) as tokenizer:
         vocabulary = match(target.tokenizer, tokenizer, (target.info.name, local.name))
-    engine, heads = _opened(local, config, said, progress)
+    source, remarks = _source(local, said, progress)
+    config = dataclasses.replace(target.config, n_ctx=min(target.config.n_ctx, source.info.n_ctx_train), n_batch=256)
+    remembered = costs.recall(*_words(source.info, config, target.kernels))
+    if remembered is not None and not _pays(curve, remembered):
+        return None, [_not_worth(name)]
+    memory.check(
+        source.file, config, cap_bytes=None if cap_bytes is None else max(cap_bytes - target.plan.total_bytes, 1)
+    )
+    engine, heads = source.open(config)
     try:
-        price = _curve(engine, info, config, words, said)
+        price = _curve(engine, source.info, config, target.kernels, said)
     except EdgeInferError:
         engine.close()
         raise
     if not _pays(curve, price):
         engine.close()
-        return _not_worth(name)
-    return ModelDrafter(engine, vocabulary, heads), price
-
-
-def _opened(
-    local: LocalModel, config: EngineConfig, said: Said, progress: Progress | None
-) -> tuple[Engine, npt.NDArray[np.int32] | None]:
-    """The cheap build of the draft model, made where it is not here yet; the model as it is where none can be made."""
-    said(f"preparing the draft model {local.name}")
-    try:
-        return open_draft(ensure_draft(local.path, progress=progress), local.path, config)
-    except (DraftUnavailable, FormatError):
-        return open_engine("auto", local.path, config), None
+        return None, [_not_worth(name)]
+    return (ModelDrafter(engine, vocabulary, heads), price), remarks
 
 
 def _not_worth(name: str) -> str:
