@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import scripted_drafts
 
-from edgeinfer import bench_prompts, drafting
+from edgeinfer import bench_prompts
 from edgeinfer.cli import main
 from edgeinfer.core import Answer, GenerationStats
 from edgeinfer.errors import UsageError
 from edgeinfer.llm import LLM
-from edgeinfer.speculate import Speculator
+from edgeinfer.speculate import Speculator, costs
 from edgeinfer.speculate.ngram import NgramDrafter
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"id": "a", "kind": "copy", "prompt": "one two three four, one two three four, one two three four", "more": 1},
     {"id": "b", "kind": "copy", "prompt": "red green blue, red green blue, red green blue, red green blue"},
     {"id": "c", "kind": "chat", "prompt": "Grüße, 世界!\u2028over"},
@@ -113,7 +113,7 @@ def test_answers_that_differ_are_named(drafting_llm: Any, tmp_path: Path, capsys
     found = run(capsys, "--prompts", path, "-md", "ngram", "-n", "80")
     (row,) = found["prompts"]
     assert row["identical"] is False
-    assert row["first_difference"] == len(ROWS[0]["prompt"]) + 1  # type: ignore[arg-type]
+    assert row["first_difference"] == len(ROWS[0]["prompt"]) + 1
     assert main(["bench", "-m", "m", "--prompts", path, "-md", "ngram", "-n", "80"]) == 0
     out = capsys.readouterr().out
     assert f"no, from token {row['first_difference'] + 1}" in " ".join(out.split())
@@ -136,7 +136,12 @@ def test_a_model_without_a_template_gets_the_text(
 ) -> None:
     asked: list[Any] = []
     stream = LLM.stream
-    monkeypatch.setattr(LLM, "stream", lambda llm, prompt, **more: asked.append(prompt) or stream(llm, prompt, **more))
+
+    def watched(llm: LLM, prompt: Any, **options: Any) -> Any:
+        asked.append(prompt)
+        return stream(llm, prompt, **options)
+
+    monkeypatch.setattr(LLM, "stream", watched)
     scripted.raw = True
     run(capsys, "--prompts", str(written(tmp_path, ROWS[:1])), "-n", "4")
     assert set(asked) == {ROWS[0]["prompt"]}
@@ -208,7 +213,7 @@ def test_smollm2_says_the_same_with_drafts(
     smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drafts are made although they may not pay here: the costs are remembered as if they always did."""
-    monkeypatch.setattr(drafting.costs, "recall", lambda *_: scripted_drafts.FLAT)
+    monkeypatch.setattr(costs, "recall", lambda *_: scripted_drafts.FLAT)
     rows = [{"id": "r", "kind": "repeat", "prompt": "Repeat this line ten times: The quick brown fox jumps."}]
     path = str(written(tmp_path, rows))
     found = run(capsys, "-m", str(smollm2), "--prompts", path, "-md", "ngram", "-n", "48", "-t", "1")

@@ -118,7 +118,8 @@ def test_a_first_run_says_what_it_fetches_and_how_big_it_is(
 def test_who_drafts_reaches_the_model(
     monkeypatch: pytest.MonkeyPatch, command: str, flags: tuple[str, ...], variable: str | None, draft: str
 ) -> None:
-    seen, fetched = [], []
+    seen: list[str] = []
+    fetched: list[str] = []
 
     def refuse(_name: str, **arguments: Any) -> None:
         seen.append(arguments["draft"])
