@@ -5,6 +5,7 @@ error only where a draft model was asked for by name."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,9 +35,9 @@ from edgeinfer.speculate.vocabulary import match
 from edgeinfer.text import Tokenizer
 
 if TYPE_CHECKING:
-    from edgeinfer.catalog import LocalModel, Progress
+    from edgeinfer.catalog import Card, LocalModel, Progress
 
-__all__ = ["DRAFTS", "Target", "speculator"]
+__all__ = ["DRAFTS", "Target", "forget", "partner", "remembered", "speculator"]
 
 DRAFTS = ("auto", "ngram", "off")
 """What --draft takes besides a model's name."""
@@ -179,6 +180,32 @@ def _curve(engine: Engine, info: ModelInfo, config: EngineConfig, kernels: str, 
 
 
 def _words(info: ModelInfo, config: EngineConfig, kernels: str) -> tuple[object, ...]:
-    model = f"{info.architecture}-{info.n_params}-{info.bits_per_weight:.2f}bpw"
     threads = f"{config.n_threads}/{config.n_threads_batch} threads"
-    return model, device.machine_key(), threads, f"{kernels} kernels", f"{config.kv_type} KV"
+    return *_whose(info), threads, f"{kernels} kernels", f"{config.kv_type} KV"
+
+
+def _whose(info: ModelInfo) -> tuple[str, str]:
+    """These weights, wherever the file lies, on this machine."""
+    return f"{info.architecture}-{info.n_params}-{info.bits_per_weight:.2f}bpw", device.machine_key()
+
+
+# ---- for those who show it
+
+
+def partner(card: Card | None) -> tuple[str | None, LocalModel | None]:
+    """The draft model that the catalogue names for the one of this card, and where it lies if it is here."""
+    name = card.draft if card else None
+    if name is not None:
+        with contextlib.suppress(EdgeInferError):
+            return name, catalog.resolve(name)
+    return name, None
+
+
+def remembered(info: ModelInfo) -> dict[str, CostCurve]:
+    """What passes of this model cost on this machine, as far as it was measured: by threads, kernels and KV cache."""
+    return costs.remembered(*_whose(info))
+
+
+def forget(info: ModelInfo) -> bool:
+    """Drop that; false when there was nothing."""
+    return costs.forget(*_whose(info))

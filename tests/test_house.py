@@ -25,7 +25,7 @@ LAYERS = (
     {"coverage", "engines", "memory"},
     {"sampling", "text", "kv", "speculate"},
     {"request", "scheduler", "loop"},
-    {"bench", "drafting", "llm", "opening", "options", "prompt", "sessions", "stream", "tune"},
+    {"bench", "bench_prompts", "drafting", "llm", "opening", "options", "prompt", "sessions", "stream", "tune"},
     {"__main__", "batch", "cli", "desktop", "respond", "server"},
 )
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}

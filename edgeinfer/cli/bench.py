@@ -1,21 +1,23 @@
 """``edgeinfer bench``: what a model costs on this machine, as a table and as the fields that comparisons read.
 
-With ``--kernels`` it is `edgeinfer.cli.bench_kernels`: what our kernels do on this machine, without a model."""
+With ``--kernels`` it is `edgeinfer.cli.bench_kernels`: what our kernels do on this machine, without a model; with
+``--prompts`` `edgeinfer.cli.bench_prompts`: what drafts win on given prompts."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import click
 
-from edgeinfer.cli.options import Command, debug_flag, flag, json_flag, kernels_flag, model_flag
+from edgeinfer.cli.options import Command, debug_flag, draft_flag, flag, json_flag, kernels_flag, model_flag
 from edgeinfer.cli.progress import status
 from edgeinfer.errors import UsageError
 
 __all__ = ["command"]
 
-_KERNELS = "Kernels"
+_KERNELS, _PROMPTS = "Kernels", "Prompts"
 _QUESTION = "Explain in a few sentences what a hash table is and when it is a bad choice."
 
 
@@ -38,8 +40,27 @@ _QUESTION = "Explain in a few sentences what a hash table is and when it is a ba
     default=64,
     metavar="N",
     show_default=True,
-    help="Tokens of the answer that is timed end to end.",
+    help="Tokens of an answer that is timed end to end.",
 )
+@flag(
+    "--prompts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    envvar="EDGEINFER_BENCH_PROMPTS",
+    show_envvar=True,
+    section=_PROMPTS,
+    help="Answer each of these with and without drafts in turn; a line is {'id', 'kind', 'prompt'} as JSON.",
+)
+@flag(
+    "--parallel",
+    type=click.IntRange(2, 256),
+    metavar="N",
+    envvar="EDGEINFER_BENCH_PARALLEL",
+    show_envvar=True,
+    section=_PROMPTS,
+    help="With --prompts: afterwards all of them again, N at once.",
+)
+@draft_flag
 @flag(
     "--kernels",
     is_flag=True,
@@ -76,17 +97,25 @@ def command(
     threads: int | None,
     n_past: int,
     max_tokens: int,
+    prompts: Path | None,
+    parallel: int | None,
+    draft: str,
     kernels: bool,
     formats: tuple[str, ...],
     isas: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Measure prefill, decode, small batches, and one whole answer; or, without a model, our kernels.
+    """Measure prefill, decode, small batches, and one whole answer; with --prompts what drafts win; or, without a
+    model, our kernels.
 
     Absolute figures change with whatever else the machine does: compare ratios of runs made in turn.
     """
     import json
 
+    if prompts is not None and kernels:
+        raise UsageError("--kernels needs no model and --prompts does; give one of them")
+    if parallel is not None and prompts is None:
+        raise UsageError("--parallel says how many prompts to answer at once; give --prompts FILE with it")
     if kernels:
         from edgeinfer.cli import bench_kernels
 
@@ -98,6 +127,16 @@ def command(
         return
     if formats or isas:
         raise UsageError("--format and --isa say which kernels to measure; give --kernels with them")
+    if prompts is not None:
+        from edgeinfer.cli import bench_prompts
+
+        arguments = {"draft": draft, "kernels": not no_kernels, "n_threads": threads, "n_threads_batch": threads}
+        measured = bench_prompts.measured(prompts, model, arguments, max_tokens, parallel)
+        if as_json:
+            click.echo(json.dumps(measured))
+        else:
+            bench_prompts.show(measured)
+        return
     found = _run(model, not no_kernels, threads, n_past, max_tokens)
     if as_json:
         click.echo(json.dumps(found))

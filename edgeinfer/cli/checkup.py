@@ -277,24 +277,29 @@ def _models(missing: list[Facts]) -> list[Facts]:
         except EdgeInferError as error:
             _lack(missing, f"a sound {name} ({error})", f"edgeinfer models pull {name}")
             continue
-        found.append({"name": name, "path": str(path), "bytes": path.stat().st_size, **_kernels_of(path)})
+        found.append({"name": name, "path": str(path), "bytes": path.stat().st_size, **_about(path, name)})
     known = {entry["path"] for entry in found}
     for path in sorted(env.models_dir().glob("*.gguf")):
         if str(path) not in known and path.is_file():
-            found.append({"name": None, "path": str(path), "bytes": path.stat().st_size, **_kernels_of(path)})
+            found.append({"name": None, "path": str(path), "bytes": path.stat().st_size, **_about(path, None)})
     return found
 
 
-def _kernels_of(path: Path) -> Facts:
-    """Which kernels a model gets, as the fields of `Coverage`; for one that cannot be read, None and why."""
-    from edgeinfer import gguf
+def _about(path: Path, name: str | None) -> Facts:
+    """Which kernels a model gets, as the fields of `Coverage`, and what is known about drafts for it; of one that
+    cannot be read, None and why."""
+    from edgeinfer import catalog, gguf
+    from edgeinfer.cli import drafts
     from edgeinfer.coverage import coverage
 
+    card = catalog.cards()[name] if name else None
     try:
-        covered = coverage(gguf.read(path), kernels.expected())
+        file = gguf.read(path)
+        covered = coverage(file, kernels.expected())
+        about = drafts.about(card, gguf.model_info(file, name=path.stem))
     except EdgeInferError as error:
-        return {"kernels": None, "problem": str(error)}
-    return {"kernels": dataclasses.asdict(covered), "problem": None}
+        return {"kernels": None, "problem": str(error), **drafts.partner_facts(card), "costs": []}
+    return {"kernels": dataclasses.asdict(covered), "problem": None, **about}
 
 
 def _packed(missing: list[Facts]) -> Facts:

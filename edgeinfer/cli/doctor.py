@@ -107,11 +107,15 @@ def _library(entry: dict[str, Any]) -> tuple[str, str]:
 
 
 def _model(entry: dict[str, Any]) -> Rows:
+    from edgeinfer.cli import drafts
     from edgeinfer.coverage import Coverage, in_words
 
     kernels = in_words(Coverage(**entry["kernels"])) if entry["kernels"] else f"none: {entry['problem']}"
     name = entry["name"] or "not in the catalogue"
-    return [(name, f"{entry['path']} ({_size(entry['bytes'])})"), ("its kernels", kernels)]
+    rows = [(name, f"{entry['path']} ({_size(entry['bytes'])})"), ("its kernels", kernels)]
+    if entry["draft"]:
+        rows.append(("its draft model", drafts.partner_in_words(entry)))
+    return rows + [("cost of its passes", line) for line in drafts.costs_in_words(entry)]
 
 
 def _settings(facts: dict[str, Any]) -> Rows:

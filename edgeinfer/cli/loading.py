@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgeinfer.errors import ModelNotFound
@@ -17,17 +17,55 @@ __all__ = ["fetch", "notice", "open_llm"]
 
 
 def open_llm(model: str | None, arguments: Mapping[str, Any], *, spinner: bool = False) -> LLM:
-    """Open a model (None: the default one), pulling it first if it is not here. Raises as `LLM` does."""
+    """Open a model (None: the default one), pulling it first if it is not here, and so a draft model that was named.
+    Raises as `LLM` does."""
     from edgeinfer import catalog
     from edgeinfer.cli import progress
+    from edgeinfer.drafting import DRAFTS
 
     name = model or catalog.DEFAULT_MODEL
     fetch(name)
-    with progress.status(f"loading {name}") if spinner else contextlib.nullcontext():
-        llm = _opened(name, arguments)
+    if arguments.get("draft", "off") not in DRAFTS:
+        fetch(arguments["draft"])
+    shown = spinner and sys.stderr.isatty()
+    telling: contextlib.AbstractContextManager[Callable[[str], None]]
+    telling = progress.status(f"loading {name}") if shown else contextlib.nullcontext(_Once())
+    with telling as tell:
+        preparing = _Preparing(tell)
+        llm = _opened(name, {**arguments, "said": preparing.say, "progress": preparing})
     for line in llm.notices:
         notice(line)
     return llm
+
+
+class _Preparing:
+    """What `LLM` says while it opens, as one stream of lines: what it does (`say`), and how the making of a draft model
+    gets on (a `Progress`)."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.say = tell
+        self._making = ""
+
+    def note(self, text: str) -> None:
+        self._making = text
+        self.say(text)
+
+    def update(self, done_bytes: int, total_bytes: int) -> None:
+        self.say(f"{self._making}: {100 * done_bytes // max(total_bytes, 1)} %")
+
+
+class _Once:
+    """Where no spinner turns: a line for what happens once and not again, such as measuring (which says so itself:
+    "measuring NAME once: DETAIL"), and nothing for what every start does."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, what: str) -> None:
+        head = what.partition(": ")[0]
+        if head.endswith("once") and head not in self._told:
+            self._told.add(head)
+            notice(head)
 
 
 def _opened(name: str, arguments: Mapping[str, Any]) -> LLM:

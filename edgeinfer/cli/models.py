@@ -117,6 +117,7 @@ def pull(names: tuple[str, ...], source: str | None, as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Architecture, parameters, quantization, context, licence, kernels and memory of a model."""
     from edgeinfer import catalog, gguf, kernels
+    from edgeinfer.cli import drafts
     from edgeinfer.coverage import coverage, in_words
 
     try:
@@ -130,15 +131,17 @@ def show(name: str, as_json: bool) -> None:
     info = gguf.model_info(file, name=model.name)
     needs = _memory_rows(file, info)
     covered = coverage(file, kernels.expected())
+    about = drafts.about(model.card, info)
     if as_json:
         facts = dataclasses.asdict(
             dataclasses.replace(info, licence=_licence(model, info), quant_mix=dict(info.quant_mix))
         )
-        card = model.card
-        facts |= {"here": True, "draft": card.draft if card else None, "memory": needs}
+        facts |= {"here": True, **about, "memory": needs}
         _emit(facts | {"kernels": dataclasses.asdict(covered)})
         return
-    for label, text in [*_facts(model, info), ("kernels", in_words(covered))]:
+    costs = [("pass costs", line) for line in drafts.costs_in_words(about)]
+    draft = [("draft", drafts.partner_in_words(about))] if model.card else []
+    for label, text in [*_facts(model, info), *draft, ("kernels", in_words(covered)), *costs]:
         click.echo(f"{label + ':':15}{printable(text)}")
     click.echo("memory:        at a context of")
     for row in needs:
@@ -180,15 +183,17 @@ def _facts(model: LocalModel, info: ModelInfo) -> list[tuple[str, str]]:
         ("licence", _licence(model, info) or "not stated in the file"),
     ]
     if card is not None:
-        rows.append(("draft", card.draft or "none recommended"))
         rows.insert(1, ("about", card.description))
     return rows
 
 
 def _show_card(card: Card, as_json: bool) -> None:
     """What the catalogue says of a model that is not here."""
+    from edgeinfer.cli import drafts
+
+    draft = drafts.partner_facts(card)
     if as_json:
-        _emit(_card_row(card))
+        _emit(_card_row(card) | draft)
         return
     rows = [
         ("name", card.name),
@@ -200,7 +205,7 @@ def _show_card(card: Card, as_json: bool) -> None:
         ("context", f"{card.context:,} tokens"),
         ("chat template", card.template.format + (f". {card.template.notes}" if card.template.notes else "")),
         ("licence", card.licence),
-        ("draft", card.draft or "none recommended"),
+        ("draft", drafts.partner_in_words(draft)),
         ("memory", f"about {size(card.memory_bytes)} at a context of 4,096 tokens"),
     ]
     for label, text in rows:

@@ -25,6 +25,7 @@ __all__ = [
     "Command",
     "Flag",
     "debug_flag",
+    "draft_flag",
     "everything",
     "flag",
     "grammar_of",
@@ -170,8 +171,20 @@ kernels_flag = flag(
     help="llama.cpp's own CPU kernels instead of ours, and its memory layout.",
 )
 
+draft_flag = flag(
+    "-md",
+    "--draft",
+    metavar="NAME",
+    type=_some_text,
+    default="auto",
+    section=_MODEL,
+    show_default=True,
+    help="Who guesses ahead, for speed: a model, ngram, auto or off. Answers stay the same.",
+)
+
 model_flags = _all(
     model_flag,
+    draft_flag,
     kernels_flag,
     flag(
         "-c",
@@ -354,6 +367,7 @@ def llm_arguments(flags: Mapping[str, Any]) -> dict[str, Any]:
         "device": flags["device"],
         "on_overflow": flags["on_overflow"],
         "kernels": not flags["no_kernels"],
+        "draft": flags["draft"],
         "chat_template": read_text(template, "chat template", 1 << 20) if template else None,
     }
 

@@ -20,7 +20,7 @@ from edgeinfer import env
 from edgeinfer.engines.base import Engine, Slice
 from edgeinfer.files import atomic_write
 
-__all__ = ["ROWS", "CostCurve", "measure", "recall", "remember"]
+__all__ = ["ROWS", "CostCurve", "forget", "measure", "recall", "remember", "remembered"]
 
 ROWS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 _DEPTHS = (32, 512)
@@ -50,6 +50,11 @@ class CostCurve:
         near, far = np.array(self.ms[0]), np.array(self.ms[1])
         slope = np.maximum(far - near, 0.0) / (self.depths[1] - self.depths[0])
         return Price(np.maximum.accumulate(near + slope * max(depth - self.depths[0], 0.0)))
+
+    def growth(self, depth: int) -> dict[int, float]:
+        """v(n): what a pass of n tokens takes, in passes of one; for each n that was measured."""
+        price = self.at(depth)
+        return {n: price(n) / price(1) for n in ROWS}
 
 
 class Price:
@@ -125,8 +130,11 @@ def _key(parts: Sequence[object]) -> str:
 
 def recall(*what: object) -> CostCurve | None:
     """The curve remembered for this model, machine, threads and kernels, each told by whoever knows."""
+    return _parsed(_entries().get(_key(what)))
+
+
+def _parsed(entry: Any) -> CostCurve | None:
     with contextlib.suppress(ValueError, TypeError, KeyError):
-        entry = _entries()[_key(what)]
         near, far = (tuple(float(ms) for ms in row) for row in entry["ms"])
         first, second = (int(depth) for depth in entry["depths"])
         return CostCurve((first, second), (near, far), float(entry["read_ms"]))
@@ -135,5 +143,24 @@ def recall(*what: object) -> CostCurve | None:
 
 def remember(curve: CostCurve, *what: object) -> None:
     """Keep a curve for `recall` with the same words."""
-    costs = {**_entries(), _key(what): asdict(curve)}
-    atomic_write(_store(), json.dumps({"version": _VERSION, "costs": costs}, indent=1))
+    _write({**_entries(), _key(what): asdict(curve)})
+
+
+def remembered(*first: object) -> dict[str, CostCurve]:
+    """All curves remembered under words that begin with these, by the rest of their words."""
+    begin = _key(first) + " "
+    curves = {key[len(begin) :]: _parsed(entry) for key, entry in _entries().items() if key.startswith(begin)}
+    return {rest: curve for rest, curve in curves.items() if curve is not None}
+
+
+def forget(*first: object) -> bool:
+    """Drop what `remembered` answers; false when there was nothing."""
+    begin, entries = _key(first) + " ", _entries()
+    kept = {key: entry for key, entry in entries.items() if not key.startswith(begin)}
+    if len(kept) < len(entries):
+        _write(kept)
+    return len(kept) < len(entries)
+
+
+def _write(entries: dict[str, Any]) -> None:
+    atomic_write(_store(), json.dumps({"version": _VERSION, "costs": entries}, indent=1))

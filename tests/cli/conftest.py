@@ -12,6 +12,7 @@ import pytest
 from edgeinfer.core import ModelInfo
 from edgeinfer.engines.scripted import ScriptedEngine
 from edgeinfer.llm import LLM
+from edgeinfer.speculate import Speculator
 from edgeinfer.text import ChatTemplate
 from edgeinfer.text.byte_tokenizer import ByteTokenizer
 
@@ -57,6 +58,9 @@ class Scripted:
         self.raw = False
         self.n_ctx = 4096
         self.step_s = 0.0
+        self.info = INFO
+        self.n_seq_max = 1
+        self.speculator: Callable[[], Speculator | None] = lambda: None
 
     def __call__(self, model: str | None, arguments: dict[str, Any], *, spinner: bool = False) -> LLM:  # noqa: ARG002
         """In place of `edgeinfer.cli.loading.open_llm`."""
@@ -66,12 +70,17 @@ class Scripted:
             script(lambda question: self.reply(question), self.seen, self.raw),
             n_vocab=tokenizer.n_vocab,
             n_ctx=self.n_ctx,
-            n_seq_max=1,
+            n_seq_max=self.n_seq_max,
             step_s=self.step_s,
         )
         template = ChatTemplate(TEMPLATE, bos_text="", eos_text="")
         return LLM.from_engine(
-            engine, tokenizer, template=template, info=INFO, on_overflow=arguments.get("on_overflow", "error")
+            engine,
+            tokenizer,
+            template=template,
+            info=self.info,
+            speculator=self.speculator() if arguments.get("draft") != "off" else None,
+            on_overflow=arguments.get("on_overflow", "error"),
         )
 
 

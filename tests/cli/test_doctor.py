@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import gguf_files
 import pytest
+import scripted_drafts
 
-from edgeinfer import catalog, device, env, kernels, memory, tune
+from edgeinfer import catalog, device, drafting, env, gguf, kernels, memory, tune
 from edgeinfer.cli import checkup, doctor, main
 from edgeinfer.errors import BackendUnavailable
+from edgeinfer.speculate import costs
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +149,43 @@ def test_why_a_model_gets_none(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert main(["models", "show", str(tiny), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert shown["kernels"] == found["models"][-1]["kernels"]
+
+
+def test_drafts_for_a_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    """The catalogue's partner and whether it is here, and what was measured of the model's own passes on this
+    machine."""
+    name, partner, info = "qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", gguf.model_info(gguf.read(tiny), name="tiny")
+    cards = catalog.cards()
+    for card in (cards[name], cards[partner]):
+        small = dataclasses.replace(card, bytes=tiny.stat().st_size)
+        cards = {**cards, card.name: small}
+    monkeypatch.setattr(catalog, "cards", lambda: cards)
+    shutil.copy(tiny, tiny.parent / cards[name].file)
+
+    def shown() -> tuple[dict[str, Any], str, str]:
+        (entry,) = [entry for entry in facts(capsys)["models"] if entry["name"] == name]
+        assert main(["doctor"]) == 0
+        doctors = " ".join(capsys.readouterr().out.split())
+        assert main(["models", "show", name]) == 0
+        return entry, doctors, capsys.readouterr().out
+
+    entry, doctors, models = shown()
+    assert (entry["draft"], entry["draft_here"], entry["costs"]) == (partner, False, [])
+    words = f"{partner} (not here; get it with: edgeinfer models pull {partner})"
+    assert f"its draft model {words}" in doctors
+    assert f"draft:         {words}" in models
+    assert "pass costs" not in models
+    shutil.copy(tiny, tiny.parent / cards[partner].file)
+    costs.remember(scripted_drafts.STEEP, *drafting._whose(info), "2/2 threads", "f16 KV")
+    entry, doctors, models = shown()
+    (entry_costs,) = entry["costs"]
+    assert entry["draft_here"] is True
+    assert (entry_costs["with"], entry_costs["depths"]) == ("2/2 threads f16 KV", [32, 512])
+    assert [growth["8"] for growth in entry_costs["v"]] == pytest.approx([8, 8])
+    assert f"its draft model {partner} (here)" in doctors
+    words = "v(2) 2.00, v(4) 4.00, v(8) 8.00, v(16) 16.00 after 32 tokens; 2/2 threads f16 KV"
+    assert f"cost of its passes {words}" in doctors
+    assert f"pass costs:    {words}" in models
 
 
 def test_little_memory_and_a_folder_that_is_not_ours(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scripted_drafts
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
@@ -24,6 +25,8 @@ from edgeinfer.core import Answer, GenerationStats
 from edgeinfer.errors import FormatError, ModelNotFound
 from edgeinfer.llm import LLM
 from edgeinfer.sessions import Session, Turn
+from edgeinfer.speculate import Speculator
+from edgeinfer.speculate.ngram import NgramDrafter
 
 LEAVE = "\x04"
 
@@ -78,6 +81,23 @@ def test_a_conversation(chat: Chat, scripted: Any) -> None:
     assert scripted.seen[1] == "|user: one|assistant: You said: one|user: two|assistant: "
     assert contents(newest()) == ["one", "You said: one", "two", "You said: two"]
     assert f"saved as {newest()}; edgeinfer chat --continue goes on with it" in screen
+
+
+def test_what_drafts_have_won_is_said(chat: Chat, scripted: Any) -> None:
+    """The scripted engine's answers repeat the question, so that drafts from the text are right, and checking any
+    number of tokens costs what one does."""
+    question = "the same words again and again, " * 4
+    assert "draft" not in chat(question, "/stats"), "nothing about drafts where none were made"
+    scripted.speculator = lambda: Speculator(scripted_drafts.FLAT, NgramDrafter())
+    screen = chat(question, "/stats")
+    line = re.search(r"accepted (\d+)/(\d+) drafted, gain \d+\.\d\dx", screen)
+    said = re.search(r"drafts: (\d+) tokens in (\d+) rounds, (\d+) accepted; \d+\.\d\d times as fast", screen)
+    assert line
+    assert said
+    assert 0 < int(line[1]) <= int(line[2])
+    assert (said[1], said[3]) == (line[2], line[1])
+    assert 0 < int(said[2]) < int(said[1])
+    assert contents(newest())[1].strip() == f"You said: {question}".strip()
 
 
 def test_leaving_without_a_word_saves_nothing(chat: Chat) -> None:

@@ -152,6 +152,11 @@ def _stats(chat: Chat, _: str) -> None:
             f"{stats.n_generated} generated; first token after {stats.ttft_s:.2f} s, "
             f"prefill {stats.prefill_tps:.0f} tok/s, decode {stats.decode_tps:.1f} tok/s"
         )
+        if stats.n_drafted:
+            chat.screen.say(
+                f"drafts: {stats.n_drafted} tokens in {stats.n_rounds} rounds, {stats.n_accepted} accepted; "
+                f"{stats.draft_gain:.2f} times as fast as without"
+            )
     plan = chat.llm.plan
     if plan:
         mib = [n_bytes / 2**20 for n_bytes in (plan.total_bytes, plan.weights_bytes, plan.kv_bytes)]

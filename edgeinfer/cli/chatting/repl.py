@@ -142,6 +142,8 @@ class Repl:
             f"reused {stats.n_reused}",
             f"context {n_used}/{self.llm.n_ctx}",
         ]
+        if stats.n_drafted:
+            parts.append(f"accepted {stats.n_accepted}/{stats.n_drafted} drafted, gain {stats.draft_gain:.2f}x")
         self.screen.note(_filled(parts, self.screen.width))
 
     # ---- the model

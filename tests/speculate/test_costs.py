@@ -1,0 +1,40 @@
+"""What is remembered of costs, by whose they are."""
+
+from __future__ import annotations
+
+import pytest
+import scripted_drafts
+
+from edgeinfer import env
+from edgeinfer.speculate import costs
+from edgeinfer.speculate.costs import ROWS
+
+FLAT, STEEP = scripted_drafts.FLAT, scripted_drafts.STEEP
+
+
+def test_remembered_and_forgotten_by_the_first_words() -> None:
+    costs.remember(FLAT, "llama-1", "this machine", "1 thread")
+    costs.remember(STEEP, "llama-1", "this machine", "2 threads")
+    costs.remember(FLAT, "llama-12", "this machine", "1 thread")
+    assert costs.remembered("llama-1", "this machine") == {"1 thread": FLAT, "2 threads": STEEP}
+    assert costs.forget("llama-1", "this machine") is True
+    assert costs.forget("llama-1", "this machine") is False
+    assert costs.recall("llama-1", "this machine", "1 thread") is None
+    assert costs.recall("llama-12", "this machine", "1 thread") == FLAT
+
+
+@pytest.mark.parametrize(
+    "entry", ["null", "[]", '{"depths": [1]}', '{"depths": [1, 2], "ms": [[1], [2]], "read_ms": 1}']
+)
+def test_a_damaged_entry_counts_as_none(entry: str) -> None:
+    costs.remember(FLAT, "a", "b")
+    store = env.cache_dir() / "costs.json"
+    store.write_text(f'{{"version": 1, "costs": {{"a c": {entry}}}}}')
+    assert costs.recall("a", "c") is None
+    assert costs.remembered("a") == {}
+    assert costs.forget("a") is True, "it was there, if of no use"
+
+
+def test_growth_in_passes_of_one_token() -> None:
+    assert FLAT.growth(32) == dict.fromkeys(ROWS, 1.0)
+    assert STEEP.growth(512) == pytest.approx({n: n for n in ROWS})
