@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -139,9 +140,8 @@ def _model(
     remembered = costs.recall(*_words(source.info, config, target.kernels))
     if remembered is not None and not _pays(curve, remembered):
         return None, [_not_worth(name)]
-    memory.check(
-        source.file, config, cap_bytes=None if cap_bytes is None else max(cap_bytes - target.plan.total_bytes, 1)
-    )
+    room = min(memory.available(), cap_bytes or sys.maxsize) - target.plan.total_bytes
+    memory.check(source.file, config, cap_bytes=max(room, 1))
     engine, heads = source.open(config)
     try:
         price = _curve(engine, source.info, config, target.kernels, said)

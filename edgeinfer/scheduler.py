@@ -58,6 +58,7 @@ class Scheduler:
         # from `__del__`.
         self._lock = threading.RLock()
         self._in_flight: Sequence[Request | EmbedRequest] = ()
+        self._drafting = False
         self._stopping = False
         self._forget = False
 
@@ -82,8 +83,8 @@ class Scheduler:
         """End a request at once, wherever it is; harmless when it has ended."""
         with self._lock:
             request.cancelled = request.cancelled or reason
-            # One decode step of many is over sooner than it could be repeated for the others.
-            if request in self._in_flight and (len(self._in_flight) == 1 or _is_reading(request)):
+            # One decode step of many is over sooner than it could be repeated for the others; a draft is only a guess.
+            if request in self._in_flight and (len(self._in_flight) == 1 or self._drafting or _is_reading(request)):
                 self._interrupt(True)
 
     def stop(self) -> None:
@@ -186,11 +187,13 @@ class Scheduler:
         wants = [_want(part.request) for part in parts]
         if not wants or not self._take_off([part.request for part in parts]):
             return
+        self._drafting = True
         try:
             drafts = speculator.draft(wants, n_rows - len(wants), self._engine.n_batch - n_rows)
         except ForwardCancelled:
             return
         finally:
+            self._drafting = False
             self._land()
         for part, draft in zip(parts, drafts, strict=True):
             if len(draft):

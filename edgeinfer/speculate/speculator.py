@@ -279,11 +279,10 @@ class Speculator:
         worth_ms = n_tokens / len(outcomes) * plain_ms
         self._worth_ms += worth_ms - _LEARN * self._worth_ms
         self._paid_ms += expected_ms - _LEARN * self._paid_ms
-        plain_ms *= math.exp(self._drift[False])
         for outcome in outcomes:
             known = self._known(outcome.key)
             known.plain_ms += (outcome.n_right + 1) * plain_ms
-            known.spent_ms += spent_ms
+            known.spent_ms += expected_ms
 
     def _learn(self, outcome: Checked) -> None:
         known = self._known(outcome.key)
@@ -313,8 +312,8 @@ class Speculator:
     # ---- requests come and go
 
     def gain(self, key: int) -> float:
-        """How many times faster the request's answer came than it would have without drafts, as far as the cost curve
-        and the steps without drafts tell; 1.0 where there is nothing to tell."""
+        """How many times faster the request's answer came than it would have without drafts, as far as the cost curves
+        tell; 1.0 where there is nothing to tell."""
         known = self._followed.get(key)
         return known.plain_ms / known.spent_ms if known and known.spent_ms > 0 else 1.0
 
