@@ -121,12 +121,16 @@ class Token:
 class GenerationStats:
     """What one request cost. Times in seconds from its submission; rates in tokens per second.
 
+    ``n_reused`` of ``n_prompt`` tokens were known from before, ``n_restored`` of these from disk; ``n_prefilled`` were
+    computed, which is the rest unless the engine was interrupted.
     ``n_accepted`` of ``n_drafted`` tokens were the model's own choice, in ``n_rounds`` passes that checked drafts.
     ``draft_gain``: how many times faster the answer came than without drafts, as far as measured costs tell (1.0: no
     difference, or no drafts)."""
 
     n_prompt: int = 0
     n_reused: int = 0
+    n_restored: int = 0
+    n_prefilled: int = 0
     n_generated: int = 0
     n_drafted: int = 0
     n_accepted: int = 0

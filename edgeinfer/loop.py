@@ -7,6 +7,7 @@ import threading
 from edgeinfer.core import FinishReason
 from edgeinfer.engines.base import Engine
 from edgeinfer.errors import EdgeInferError, EngineError, RequestCancelled
+from edgeinfer.kv import Shelf
 from edgeinfer.request import EmbedRequest, Request
 from edgeinfer.scheduler import Scheduler
 from edgeinfer.speculate import Speculator
@@ -15,14 +16,25 @@ __all__ = ["EngineLoop"]
 
 
 class EngineLoop:
-    """Owns an engine, its drafters, their scheduler and the thread that all run on. All methods may be called from any
-    thread."""
+    """Owns an engine, its drafters and shelf, their scheduler and the thread that all run on. All methods may be called
+    from any thread."""
 
-    def __init__(self, engine: Engine, speculator: Speculator | None = None, name: str = "edgeinfer") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        speculator: Speculator | None = None,
+        *,
+        n_parallel: int | None = None,
+        shelf: Shelf | None = None,
+        name: str = "edgeinfer",
+    ) -> None:
         self._engine = engine
         self._speculator = speculator
-        self._scheduler = Scheduler(engine, speculator)
+        self._shelf = shelf
+        self._scheduler = Scheduler(engine, speculator, n_parallel=n_parallel, shelf=shelf)
         self._wake = threading.Condition()
+        if shelf is not None:
+            shelf.wakes(self._stir)
         self._closing = False
         self._broken: EdgeInferError | None = None
         # A daemon, because a program that forgets to close must still be able to end; `LLM` closes it at exit.
@@ -42,6 +54,9 @@ class EngineLoop:
     def cancel(self, request: Request | EmbedRequest, reason: FinishReason = "cancelled") -> None:
         """End a request now; its sink is told by the engine's thread."""
         self._scheduler.cancel(request, reason)
+        self._stir()
+
+    def _stir(self) -> None:
         with self._wake:
             self._wake.notify()
 
@@ -50,8 +65,8 @@ class EngineLoop:
         self._scheduler.forget()
 
     def close(self) -> None:
-        """Stop, tell everybody who waits, free the engine. Blocks until the thread has ended; closing twice is
-        harmless."""
+        """Stop, tell everybody who waits, save what is worth it, free the engine. Blocks until the thread has ended;
+        closing twice is harmless."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -67,7 +82,10 @@ class EngineLoop:
     def _run(self) -> None:
         try:
             while self._wait_for_work():
-                self._scheduler.step()
+                if self._scheduler.idle:
+                    self._scheduler.rest()
+                else:
+                    self._scheduler.step()
         except BaseException as error:  # a bug in the loop must reach whoever waits, not hang them
             self._broken = (
                 error if isinstance(error, EdgeInferError) else EngineError(f"{type(error).__name__}: {error}")
@@ -77,14 +95,17 @@ class EngineLoop:
                 raise
         else:
             self._scheduler.fail_all(RequestCancelled("the model was closed"))
+            self._scheduler.save_all()
         finally:
             if self._speculator is not None:
                 self._speculator.close()
             self._engine.close()
+            if self._shelf is not None:
+                self._shelf.close()
 
     def _wait_for_work(self) -> bool:
         """True when there is a step to take, False when it is time to end."""
         with self._wake:
-            while self._scheduler.idle and not self._closing:
+            while self._scheduler.idle and not self._closing and not self._scheduler.restless:
                 self._wake.wait()
             return not self._closing

@@ -75,6 +75,7 @@ class Request:
         self.n_past = 0
         self.takes_drafts = takes_drafts
         self.key = next(_KEYS)
+        self.n_prefilled = self.n_overtaken = 0
         self.n_drafted = self.n_accepted = self.n_rounds = 0
         self.draft_gain = 1.0
         self.lease: Lease | None = None
@@ -123,6 +124,8 @@ class Request:
         return GenerationStats(
             n_prompt=self.n_prompt,
             n_reused=n_reused,
+            n_restored=self.lease.n_restored if self.lease else 0,
+            n_prefilled=self.n_prefilled,
             n_generated=self.n_generated,
             n_drafted=self.n_drafted,
             n_accepted=self.n_accepted,
@@ -153,4 +156,5 @@ class EmbedRequest:
             raise ContextOverflow(len(token_ids), n_ctx, "split the text")
         self.token_ids = token_ids
         self.sink = sink
+        self.n_overtaken = 0
         self.cancelled: FinishReason | None = None

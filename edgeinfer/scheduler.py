@@ -18,7 +18,8 @@ import numpy as np
 from edgeinfer.core import FinishReason
 from edgeinfer.engines.base import Engine, ForwardCancelled, Logits, Slice
 from edgeinfer.errors import EdgeInferError, EngineError, RequestCancelled
-from edgeinfer.kv import SequencePool
+from edgeinfer.kv import SequencePool, Shelf
+from edgeinfer.line import WaitingLine
 from edgeinfer.request import EmbedRequest, Request
 from edgeinfer.speculate import Checked, Speculator, Want
 
@@ -43,18 +44,28 @@ Plan = Sequence[_Part]
 
 
 class Scheduler:
-    """Continuous batching over one engine, with drafts where a speculator is given.
+    """Continuous batching over one engine, ``n_parallel`` requests at once (default: as many as it has sequences; what
+    it has more is for what has ended), with drafts where a speculator is given, and with saved states where a shelf is.
 
     `submit` and `cancel` may be called from any thread; everything else from the thread that steps.
     """
 
-    def __init__(self, engine: Engine, speculator: Speculator | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        speculator: Speculator | None = None,
+        *,
+        n_parallel: int | None = None,
+        shelf: Shelf | None = None,
+    ) -> None:
         self._engine = engine
         self._speculator = speculator
-        self._pool = SequencePool(engine)
-        self._waiting: deque[Request | EmbedRequest] = deque()
+        self._shelf = shelf
+        self._pool = SequencePool(engine, n_parallel, shelf)
+        self._waiting = WaitingLine()
+        self.n_prefilled = 0
         self._running: deque[Request] = deque()
-        # Guards _waiting, _in_flight and the engine's interrupt flag. Re-entrant, because a dropped stream cancels
+        # Guards _in_flight and the engine's interrupt flag. Re-entrant, because a dropped stream cancels
         # from `__del__`.
         self._lock = threading.RLock()
         self._in_flight: Sequence[Request | EmbedRequest] = ()
@@ -64,7 +75,12 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self._running
+        return not len(self._waiting) and not self._running
+
+    @property
+    def restless(self) -> bool:
+        """Whether there is something to save while nobody is served; `rest` does it. On the thread that steps."""
+        return not self._stopping and self._pool.restless
 
     @property
     def n_running(self) -> int:
@@ -76,8 +92,7 @@ class Scheduler:
 
     def submit(self, request: Request | EmbedRequest) -> None:
         """Queue a request. Its sink hears of it exactly once more at the end: `done` or `failed`."""
-        with self._lock:
-            self._waiting.append(request)
+        self._waiting.add(request)
 
     def cancel(self, request: Request | EmbedRequest, reason: FinishReason = "cancelled") -> None:
         """End a request at once, wherever it is; harmless when it has ended."""
@@ -111,11 +126,18 @@ class Scheduler:
             self._accept(plan, rows, 1e3 * (time.perf_counter() - begin))
         self._drop_cancelled()
 
+    def rest(self) -> None:
+        """Save one of what has ended, while nobody is served."""
+        self._pool.save_one()
+
+    def save_all(self) -> None:
+        """Save what has ended, before the engine closes."""
+        self._pool.save_all()
+
     def fail_all(self, error: EdgeInferError) -> None:
         """Tell everybody that nothing will follow; used when the loop ends."""
         with self._lock:
-            waiting, running = list(self._waiting), list(self._running)
-            self._waiting.clear()
+            waiting, running = self._waiting.clear(), list(self._running)
         for started in running:
             self._leave(started)
         for request in (*running, *waiting):
@@ -133,8 +155,10 @@ class Scheduler:
             self._pool.forget()
             if self._speculator is not None:
                 self._speculator.forget()
-        while self._waiting:
-            request = self._waiting[0]
+        while self._pool.has_place:
+            request = self._waiting.next(self._pool.known, self._running, self._engine.block_size)
+            if request is None:
+                return
             if isinstance(request, EmbedRequest):
                 if not self._embed(request):
                     return
@@ -144,8 +168,7 @@ class Scheduler:
                     return
                 request.start(lease)
                 self._running.append(request)
-            with self._lock:
-                self._waiting.remove(request)
+            self._waiting.admitted(request)
 
     def _schedule(self) -> list[_Part]:
         """Decoding requests first, then the prompt whose turn it is, then what fits of the others; drafts in the room
@@ -209,7 +232,9 @@ class Scheduler:
         shorter."""
         if not self._take_off([part.request for part in plan]):
             return None
+        n_rows, begin = sum(len(part.slice.token_ids) for part in plan), time.perf_counter()
         try:
+            self._pool.make_room(n_rows)
             rows = self._engine.forward([part.slice for part in plan])
         except ForwardCancelled:
             self._reread(plan)
@@ -222,8 +247,16 @@ class Scheduler:
             return None
         finally:
             self._land()
+        n_read = 0
         for part in plan:
-            part.request.n_past += len(part.slice.token_ids)
+            n = len(part.slice.token_ids)
+            part.request.n_past += n
+            if not part.request.n_generated:
+                part.request.n_prefilled += n
+                n_read += n
+        self.n_prefilled += n_read
+        if self._shelf is not None and n_read == n_rows:
+            self._shelf.saw_prefill(n_read, time.perf_counter() - begin)
         return rows
 
     def _take_off(self, requests: Sequence[Request | EmbedRequest]) -> bool:
@@ -249,6 +282,7 @@ class Scheduler:
             return False
         try:
             if self._take_off([request]):
+                self._pool.make_room(len(request.token_ids))
                 request.sink.embedded(self._engine.embed(lease.seq, request.token_ids))
             else:
                 request.sink.failed(RequestCancelled("the request was cancelled"))
@@ -339,11 +373,7 @@ class Scheduler:
             self._pool.give_back(request.lease, request.tokens)
 
     def _drop_cancelled(self) -> None:
-        with self._lock:
-            dropped = [request for request in self._waiting if request.cancelled]
-            for request in dropped:
-                self._waiting.remove(request)
-        for request in dropped:
+        for request in self._waiting.drop_cancelled():
             if isinstance(request, Request):
                 request.sink.done(request.cancelled or "cancelled", request.stats())
             else:

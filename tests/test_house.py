@@ -24,7 +24,7 @@ LAYERS = (
     {"packed"},
     {"coverage", "engines", "memory"},
     {"sampling", "text", "kv", "speculate"},
-    {"request", "scheduler", "loop"},
+    {"line", "loop", "request", "scheduler"},
     {"bench", "bench_prompts", "drafting", "llm", "opening", "options", "prompt", "sessions", "stream", "tune"},
     {"__main__", "batch", "cli", "desktop", "respond", "server"},
 )

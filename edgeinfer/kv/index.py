@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeinfer.kv.pool import common_prefix
+from edgeinfer.kv.prefix import common_prefix
 
 __all__ = ["Index", "Known"]
 

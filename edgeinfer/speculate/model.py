@@ -122,6 +122,7 @@ class ModelDrafter:
     def _compute(self, readings: Sequence[_Reading], n_logits: int) -> npt.NDArray[np.float32]:
         """Read in one pass; the logits of each track's last token."""
         slices = [Slice(part.track.lease.seq, part.ids, part.track.n_computed, n_logits) for part in readings]
+        self._pool.make_room(sum(len(part.ids) for part in readings))
         try:
             rows = self._engine.forward(slices)
         except (ForwardCancelled, EngineError):
