@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from edgeinfer.core import Answer, FinishReason, ModelInfo
 from edgeinfer.engines import Engine, EngineConfig
 from edgeinfer.engines.base import KVType
 from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
+from edgeinfer.keeping import cap_of
+from edgeinfer.kv import Shelf
 from edgeinfer.loop import EngineLoop
 from edgeinfer.opening import Opened, open_model
 from edgeinfer.options import RequestOptions
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LLM", "Stream"]
 
+_LOG = logging.getLogger("edgeinfer")
+
 Messages = Sequence[ChatMessage]
 PromptLike = str | Sequence[int] | Messages
 
@@ -46,11 +51,14 @@ class LLM:
     ``model``: a catalogue name, a path to a GGUF file, or ``hf:owner/repo[:quant]``; fetched when it is not here yet.
     ``n_ctx``: tokens a conversation may hold (default: 4096, or what the model was trained for if that is less).
     ``n_parallel``: how many requests are computed at once; more wait their turn. ``memory``: a cap such as ``"2G"``
-    on what the model, its KV cache and scratch space may take together. ``chat_template``: Jinja source that replaces
-    the model's own. ``draft``: who guesses ahead, so that several tokens are computed in one pass; answers stay the
-    same. A model's name, ``"ngram"`` (repeats of the text), ``"auto"`` (that, and the catalogue's partner of this model
-    where it is on this machine and fits) or ``"off"``. ``said`` hears what takes a while. Threads: None takes what
-    `edgeinfer tune` has measured, or the machine's physical cores.
+    on what the model, its KV cache and scratch space may take together. ``kv_type``: ``"auto"`` takes q8_0 where the
+    context would not fit otherwise. ``kv_cache``: how much of the disk saved states of conversations may take, such as
+    ``"4G"``, so that they need not be computed again after a restart; ``"off"`` unless asked for, because a library
+    writes nothing on its own. ``warned`` hears, from any thread, what goes wrong with them. ``chat_template``: Jinja
+    source that replaces the model's own. ``draft``: who guesses ahead, so that several tokens are computed in one pass;
+    answers stay the same. A model's name, ``"ngram"`` (repeats of the text), ``"auto"`` (that, and the catalogue's
+    partner of this model where it is on this machine and fits) or ``"off"``. ``said`` hears what takes a while.
+    Threads: None takes what `edgeinfer tune` has measured, or the machine's physical cores.
 
     Raises `ModelNotFound`, `DownloadError`, `FormatError`, `UnsupportedModel`, `InsufficientMemory`,
     `BackendUnavailable`, `UsageError`."""
@@ -64,7 +72,8 @@ class LLM:
         n_threads: int | None = None,
         n_threads_batch: int | None = None,
         memory: str | int | None = None,
-        kv_type: KVType = "f16",
+        kv_type: KVType | Literal["auto"] = "f16",
+        kv_cache: str | int = "off",
         engine: str = "auto",
         device: str = "auto",
         on_overflow: OverflowPolicy = "error",
@@ -73,6 +82,7 @@ class LLM:
         draft: str = "off",
         progress: Progress | None = None,
         said: Callable[[str], None] = lambda _what: None,
+        warned: Callable[[str], None] = _LOG.warning,
     ) -> None:
         if device not in ("auto", "cpu"):
             raise BackendUnavailable(
@@ -83,7 +93,7 @@ class LLM:
             n_seq_max=n_parallel,
             n_threads=n_threads or 0,
             n_threads_batch=n_threads_batch or 0,
-            kv_type=kv_type,
+            kv_type="f16" if kv_type == "auto" else kv_type,
             isolate=True,  # where kernels round a token otherwise in company: an answer must not depend on it
             kernels=kernels,
         )
@@ -94,8 +104,11 @@ class LLM:
             cap=memory,
             chat_template=chat_template,
             draft=draft,
+            kv_cache=cap_of(kv_cache),
+            kv_auto=kv_type == "auto",
             progress=progress,
             said=said,
+            warned=warned,
         )
         self._start(opened, on_overflow)
 
@@ -109,11 +122,14 @@ class LLM:
         info: ModelInfo | None = None,
         speculator: Speculator | None = None,
         on_overflow: OverflowPolicy = "error",
+        n_parallel: int | None = None,
+        shelf: Shelf | None = None,
     ) -> LLM:
         """An LLM over an engine that is open already, such as `edgeinfer.engines.scripted.ScriptedEngine`. It is
         closed with it."""
         llm = cls.__new__(cls)
-        llm._start(Opened(engine, tokenizer, template, info, speculator=speculator), on_overflow)
+        opened = Opened(engine, tokenizer, template, info, speculator=speculator, n_parallel=n_parallel, shelf=shelf)
+        llm._start(opened, on_overflow)
         return llm
 
     def _start(self, opened: Opened, on_overflow: OverflowPolicy) -> None:
@@ -126,7 +142,7 @@ class LLM:
         self._prompts = PromptBuilder(opened.tokenizer, opened.template, self.n_ctx)
         self._live: dict[int, Callable[[FinishReason], None]] = {}
         self._live_lock = threading.Lock()
-        self._loop = EngineLoop(opened.engine, opened.speculator)
+        self._loop = EngineLoop(opened.engine, opened.speculator, n_parallel=opened.n_parallel, shelf=opened.shelf)
         # Also runs at exit and when the last reference goes, so that no thread outlives the model.
         self._finalizer = weakref.finalize(self, _close, self._loop, opened.tokenizer)
 
@@ -166,6 +182,17 @@ class LLM:
     def generate(self, prompt: str | Sequence[int], **options: Any) -> Answer:
         """The raw continuation of a text or of token ids: no chat template. Options and errors as for `stream`."""
         return self._finish(self.stream(prompt, **options))
+
+    def samples(self, prompt: PromptLike, n: int, **options: Any) -> list[Answer]:
+        """``n`` answers to one prompt, which is read once. Options and errors as for `stream`; with a ``seed``, answer
+        i has ``seed + i``."""
+        if n < 1:
+            raise UsageError(f"n is {n}, but must be at least 1")
+        seed = options.pop("seed", None)
+        seeds = [None if seed is None else (seed + i) % 2**64 for i in range(n)]
+        with contextlib.ExitStack() as open_streams:
+            streams = [open_streams.enter_context(self.stream(prompt, **options, seed=one)) for one in seeds]
+            return [stream.answer for stream in streams]
 
     @staticmethod
     def _finish(stream: Stream) -> Answer:
@@ -218,12 +245,22 @@ class LLM:
         for cancel in live:
             cancel("cancelled")
 
+    def remember(self, messages: Messages, token_ids: Sequence[int]) -> None:
+        """Tell that the last message, an answer of this model, consisted of these ids, so that the conversation goes on
+        with the tokens that were computed then. Ids that do not spell the message are disregarded."""
+        text = messages[-1].get("content") or ""
+        ids = np.asarray(token_ids, np.int64)
+        if ids.size and ids.min() >= 0 and ids.max() < self._tokenizer.n_vocab:
+            self._prompts.memory.remember(self._prompts.encode(messages[:-1]), ids.tolist(), text)
+
     def forget(self) -> None:
-        """Drop the KV of conversations that are not being answered: the next prompts are computed from the start."""
+        """Drop the KV of conversations that are not being answered from memory: the next prompts are computed from the
+        start, or from what has been saved on disk."""
         self._loop.forget()
 
     def close(self) -> None:
-        """Cancel what runs, end the thread, free the model. Closing twice is harmless."""
+        """Cancel what runs, save what is worth it (see ``kv_cache``), end the thread, free the model. Closing twice is
+        harmless."""
         self._finalizer()
 
     def __enter__(self) -> LLM:

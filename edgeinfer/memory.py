@@ -17,6 +17,7 @@ import contextlib
 import functools
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,7 +28,7 @@ from edgeinfer.engines.base import EngineConfig
 from edgeinfer.errors import InsufficientMemory
 from edgeinfer.gguf import Dimensions, GGUFFile, TensorInfo, dimensions
 
-__all__ = ["MemoryPlan", "available", "check", "kv_bytes", "plan", "repacked_bytes"]
+__all__ = ["MemoryPlan", "available", "check", "kv_bytes", "plan", "repacked_bytes", "state_bytes"]
 
 Verdict = Literal["fits", "pages", "too_big"]
 
@@ -99,9 +100,9 @@ class _Need:
         return "too_big"
 
 
-def plan(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None) -> MemoryPlan:
+def plan(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None, saves: bool = False) -> MemoryPlan:
     """What ``file`` will take under ``config``, and whether it may. ``cap_bytes`` is the user's own limit on resident
-    memory.
+    memory. ``saves``: whether states are saved and read back, which takes a copy of one at a time.
 
     Raises `FormatError` where the header does not say what is needed.
     """
@@ -109,8 +110,9 @@ def plan(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None) 
     free = available()
     wanted = replace(config, n_ctx=config.n_ctx or sizes.n_ctx_train)
     ready = config.kernels and config.use_mmap and kernels.expected().active and packed.ready(file.path)
-    need = _need(file, sizes, wanted, ready)
-    n_ctx_max = _largest_context(file, sizes, wanted, ready, free, cap_bytes)
+    need_of = functools.partial(_need, file, sizes, ready=ready, saves=saves)
+    need = need_of(wanted)
+    n_ctx_max = _largest_context(sizes, wanted, need_of, free, cap_bytes)
     return MemoryPlan(
         weights_bytes=need.weights,
         kv_bytes=need.kv,
@@ -124,9 +126,9 @@ def plan(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None) 
     )
 
 
-def check(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None) -> MemoryPlan:
+def check(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None, saves: bool = False) -> MemoryPlan:
     """`plan`, or `InsufficientMemory` with the numbers and the largest context that would do."""
-    found = plan(file, config, cap_bytes=cap_bytes)
+    found = plan(file, config, cap_bytes=cap_bytes, saves=saves)
     if found.verdict != "too_big":
         return found
     limit = "--memory allows" if cap_bytes is not None and found.available_bytes == cap_bytes else "there is room for"
@@ -154,8 +156,8 @@ def _cells(config: EngineConfig) -> int:
     return -(-cells // _CELL_STEP) * _CELL_STEP
 
 
-def _need(file: GGUFFile, sizes: Dimensions, config: EngineConfig, ready: bool) -> _Need:
-    """``ready``: what would be repacked lies so in a file, and is mapped."""
+def _need(file: GGUFFile, sizes: Dimensions, config: EngineConfig, *, ready: bool, saves: bool) -> _Need:
+    """``ready``: what would be repacked lies so in a file, and is mapped. ``saves``: see `plan`."""
     copied = [] if ready else _repacked(file, config.kernels)
     repacked, twice = sum(copied), sum(copied)
     kv, computing = kv_bytes(sizes, config), _computing_bytes(sizes, config)
@@ -167,7 +169,7 @@ def _need(file: GGUFFile, sizes: Dimensions, config: EngineConfig, ready: bool) 
         repacked=repacked,
         twice=twice if config.use_mmap else 0,
         kv=kv,
-        scratch=_standing_bytes(file, sizes) + computing,
+        scratch=_standing_bytes(file, sizes) + computing + (state_bytes(sizes, config) if saves else 0),
         use_mmap=config.use_mmap,
     )
 
@@ -177,6 +179,11 @@ def kv_bytes(sizes: Dimensions, config: EngineConfig) -> int:
     engine keeps all of them, so that a sequence can be rewound."""
     row = sum(sizes.n_kv_heads) * (sizes.head_dim_k + sizes.head_dim_v)
     return int(_cells(config) * row * _KV_BYTES[config.kv_type]) + 4 * sizes.n_state * config.n_seq_max
+
+
+def state_bytes(sizes: Dimensions, config: EngineConfig) -> int:
+    """What a copy of the state of one sequence takes at most."""
+    return kv_bytes(sizes, replace(config, n_seq_max=1, n_cells=0))
 
 
 def _standing_bytes(file: GGUFFile, sizes: Dimensions) -> int:
@@ -242,14 +249,14 @@ def _cpu_features() -> frozenset[str]:
 
 
 def _largest_context(
-    file: GGUFFile, sizes: Dimensions, config: EngineConfig, ready: bool, free: int, cap: int | None
+    sizes: Dimensions, config: EngineConfig, need_of: Callable[[EngineConfig], _Need], free: int, cap: int | None
 ) -> int:
     """Bisection over multiples of 256. Needs grow with the context, so the first that is too big ends it."""
 
     def good(steps: int) -> bool:
         n_ctx = steps * _CELL_STEP
         cells = config.n_cells * n_ctx // config.n_ctx if config.n_cells else 0
-        return _need(file, sizes, replace(config, n_ctx=n_ctx, n_cells=cells), ready).verdict(free, cap) != "too_big"
+        return need_of(replace(config, n_ctx=n_ctx, n_cells=cells)).verdict(free, cap) != "too_big"
 
     low, high = 0, max(sizes.n_ctx_train, config.n_ctx) // _CELL_STEP
     while low < high:

@@ -5,17 +5,21 @@ Everything that can be refused is refused from the file's header, before any wei
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeinfer import catalog, device, drafting, gguf, kernels, memory, tune
+from edgeinfer import catalog, device, drafting, gguf, keeping, kernels, memory, tune
 from edgeinfer.core import ModelInfo
 from edgeinfer.coverage import Coverage, coverage
 from edgeinfer.engines import Engine, EngineConfig, open_engine
+from edgeinfer.errors import InsufficientMemory
 from edgeinfer.files import parse_bytes
+from edgeinfer.gguf import GGUFFile
+from edgeinfer.kv import Shelf
 from edgeinfer.speculate import Speculator
 from edgeinfer.text import ChatTemplate, Codec, Tokenizer
 
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["Opened", "completed", "open_model"]
 
 N_CTX_DEFAULT = 4096
+N_KEPT = 8
+"""Sequences for what has ended, besides one for each request. More cost llama.cpp some time at each pass: 32 measured a
+tenth of SmolLM2's decode, 8 nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,8 @@ class Opened:
     plan: memory.MemoryPlan | None = None
     notices: tuple[str, ...] = ()
     speculator: Speculator | None = None
+    n_parallel: int | None = None
+    shelf: Shelf | None = None
 
 
 def open_model(
@@ -48,11 +57,16 @@ def open_model(
     cap: str | int | None = None,
     chat_template: str | None = None,
     draft: str = "off",
+    kv_cache: int = 0,
+    kv_auto: bool = False,
     progress: Progress | None = None,
     said: Callable[[str], None] = lambda _what: None,
+    warned: Callable[[str], None] = lambda _line: None,
 ) -> Opened:
     """Find (or fetch) the model, see that it fits, load it and what drafts for it. ``config.n_ctx`` 0 chooses; so do
-    thread counts of 0. ``said`` hears what takes a while.
+    thread counts of 0. ``config.n_seq_max``: requests at once. ``kv_cache``: bytes of saved states on disk (0: none).
+    ``kv_auto``: a smaller type of KV cache where the context would not fit otherwise. ``said`` hears what takes a
+    while, ``warned`` what goes wrong with saved states, from any thread.
 
     Raises `ModelNotFound`, `DownloadError`, `FormatError`, `UnsupportedModel`, `InsufficientMemory`,
     `BackendUnavailable`."""
@@ -61,32 +75,69 @@ def open_model(
     info = gguf.model_info(file, name=local.name)
     config, notices = completed(config, info)
     cap_bytes = None if cap is None else parse_bytes(cap)
-    plan = memory.check(file, config, cap_bytes=cap_bytes)
+    config, kv_cache, about_memory = _fitting(file, config, cap_bytes, kv_cache, kv_auto)
+    notices += about_memory
+    n_parallel = config.n_seq_max
     with kernels.loading(config.kernels) as report:
         n_cells = config.n_cells or config.n_ctx * config.n_seq_max
         covered = coverage(file, report, kv_type=config.kv_type, n_cells=n_cells)
     notices += _about_kernels(config, report, covered)
     if covered.same_answers:
-        config = dataclasses.replace(config, isolate=False)
+        config = _with_kept(file, dataclasses.replace(config, isolate=False), cap_bytes, kv_cache > 0)
+    plan = memory.plan(file, config, cap_bytes=cap_bytes, saves=kv_cache > 0)
     if plan.verdict == "pages":
         notices.append(
             f"the weights ({plan.weights_bytes / 2**30:.1f} GiB) exceed the free memory: "
             "they will be read from disk again and again"
         )
-    with ThreadPoolExecutor(1, thread_name_prefix="edgeinfer-tokenizer") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="edgeinfer-tokenizer") as pool, contextlib.ExitStack() as undo:
         loading = pool.submit(Tokenizer.from_gguf, local.path)
         opened = open_engine(engine, local.path, config)
-        try:
-            tokenizer = loading.result()
-            template = _template(chat_template or info.chat_template, tokenizer)
-            isa = report.isa or "llama.cpp"
-            target = drafting.Target(local, info, opened, tokenizer, config, plan, isa)
-            speculator, remarks = drafting.speculator(target, draft, cap_bytes=cap_bytes, said=said, progress=progress)
-        except BaseException:
-            opened.close()
-            raise
+        undo.callback(opened.close)
+        shelf = None
+        if kv_cache:
+            shelf = keeping.open_shelf(opened, file, info, config, report, cap_bytes=kv_cache, said=warned)
+            undo.callback(shelf.close)
+        tokenizer = loading.result()
+        template = _template(chat_template or info.chat_template, tokenizer)
+        drafted = dataclasses.replace(config, n_seq_max=n_parallel, n_cells=0)
+        target = drafting.Target(local, info, opened, tokenizer, drafted, plan, report.isa or "llama.cpp")
+        speculator, remarks = drafting.speculator(target, draft, cap_bytes=cap_bytes, said=said, progress=progress)
+        undo.pop_all()
     notices += getattr(opened, "notices", ())  # not every engine has something to say
-    return Opened(opened, tokenizer, template, info, plan, (*notices, *remarks), speculator)
+    return Opened(opened, tokenizer, template, info, plan, (*notices, *remarks), speculator, n_parallel, shelf)
+
+
+def _fitting(
+    file: GGUFFile, config: EngineConfig, cap_bytes: int | None, kv_cache: int, kv_auto: bool
+) -> tuple[EngineConfig, int, list[str]]:
+    """The configuration and the size of the disk's cache that memory is enough for, and what to tell the user. Raises
+    `InsufficientMemory`."""
+    notices = []
+    try:
+        memory.check(file, config, cap_bytes=cap_bytes)
+    except InsufficientMemory as error:
+        smaller = dataclasses.replace(config, kv_type="q8_0")
+        if not kv_auto or memory.plan(file, smaller, cap_bytes=cap_bytes).verdict == "too_big":
+            raise
+        config = smaller
+        notices.append(f"the KV cache is q8_0, half as large and a little less exact: with f16, {error}")
+    if kv_cache and memory.plan(file, config, cap_bytes=cap_bytes, saves=True).verdict == "too_big":
+        kv_cache = 0
+        notices.append("conversations are not saved to disk (--kv-cache): there is no memory for the copy")
+    return config, kv_cache, notices
+
+
+def _with_kept(file: GGUFFile, config: EngineConfig, cap_bytes: int | None, saves: bool) -> EngineConfig:
+    """With sequences for what has ended, in the cells that requests leave, where memory allows: each has its row of
+    logits. Where state is not in cells each sequence would take as much as a request, so there are none."""
+    more = dataclasses.replace(
+        config,
+        n_seq_max=min(config.n_seq_max + N_KEPT, 256),
+        n_cells=config.n_cells or config.n_ctx * config.n_seq_max,
+    )
+    fits = memory.plan(file, more, cap_bytes=cap_bytes, saves=saves).verdict != "too_big"
+    return more if fits and not gguf.dimensions(file).n_state else config
 
 
 def completed(config: EngineConfig, info: ModelInfo) -> tuple[EngineConfig, list[str]]:

@@ -27,7 +27,7 @@ OVERFLOW_POLICIES: tuple[OverflowPolicy, ...] = ("error", "drop-oldest", "compac
 Summarise = Callable[[Sequence[ChatMessage]], str]
 """The turns to be replaced -> their summary, written by the model itself."""
 
-_N_REMEMBERED = 64
+_N_REMEMBERED = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,10 @@ class AnswerMemory:
         return self._vocabulary.encode(text, add_bos=add_bos, parse_special=parse_special)
 
     def remember(self, prompt_ids: TokenIds, answer_ids: Sequence[int], text: str) -> None:
-        """The answer ``text`` to this prompt consists of ``answer_ids``."""
+        """The answer ``text`` to this prompt consists of ``answer_ids``. Disregarded where they do not spell it, as
+        where a stop string was cut off."""
+        if self._vocabulary.decode(answer_ids) != text:
+            return
         control_ids = list(self.control_tokens.values())
         if np.isin(answer_ids, control_ids).any():
             return  # as content it must not come back as control tokens

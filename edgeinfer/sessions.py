@@ -4,7 +4,7 @@ Owns the format and the folder. Knows nothing of models (names and sizes are rec
 
     {"format": "edgeinfer-session", "version": 1, "created": "…", "model": {"name", "bytes"},
      "settings": {fields of SamplingParams that differ from the defaults, and on_overflow},
-     "messages": [{"role", "content", "finish"}]}
+     "messages": [{"role", "content", "finish", "ids": "12 34 …"}]}
 """
 
 from __future__ import annotations
@@ -51,11 +51,13 @@ _STALE_S = 600
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message. ``finish`` of an answer says why it ended (``cancelled``: somebody stopped it)."""
+    """One message. ``finish`` of an answer says why it ended (``cancelled``: somebody stopped it). ``token_ids`` are
+    what the model chose: the text could be spelt otherwise, and then its saved KV would be of no use."""
 
     role: str
     content: str
     finish: FinishReason | None = None
+    token_ids: tuple[int, ...] = ()
 
     @property
     def message(self) -> Message:
@@ -143,9 +145,7 @@ def save(session: Session) -> None:
         "created": session.created or datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "model": {"name": session.model, "bytes": session.model_bytes},
         "settings": _settings_out(session.settings),
-        "messages": [
-            {**turn.message, "finish": turn.finish} if turn.finish else {**turn.message} for turn in session.turns
-        ],
+        "messages": [_turn_out(turn) for turn in session.turns],
     }
     files.private_dir(env.data_dir())
     files.private_dir(folder())
@@ -235,6 +235,15 @@ def _session(name: str, document: Mapping[str, Any]) -> Session:
     )
 
 
+def _turn_out(turn: Turn) -> dict[str, str]:
+    out = {"role": turn.role, "content": turn.content}
+    if turn.finish:
+        out["finish"] = turn.finish
+    if turn.token_ids:
+        out["ids"] = " ".join(map(str, turn.token_ids))
+    return out
+
+
 def _turn(message: Any, where: str) -> Turn:
     if not isinstance(message, dict):
         raise _Wrong(f"{where} is not an object")
@@ -243,7 +252,15 @@ def _turn(message: Any, where: str) -> Turn:
         raise _Wrong(f"{where}.role is {role!r:.40}, not one of {', '.join(_ROLES)}")
     if finish not in _FINISHES:
         raise _Wrong(f"{where}.finish is {finish!r:.40}")
-    return Turn(role, _text(message.get("content"), f"{where}.content", MAX_BYTES), finish)
+    content = _text(message.get("content"), f"{where}.content", MAX_BYTES)
+    return Turn(role, content, finish, _ids(message.get("ids", ""), f"{where}.ids"))
+
+
+def _ids(value: Any, where: str) -> tuple[int, ...]:
+    words = _text(value, where, MAX_BYTES).split()
+    if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+        raise _Wrong(f"{where} are not token ids")
+    return tuple(map(int, words))
 
 
 def _text(value: Any, where: str, longest: int) -> str:

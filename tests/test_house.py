@@ -25,7 +25,19 @@ LAYERS = (
     {"coverage", "engines", "memory"},
     {"sampling", "text", "kv", "speculate"},
     {"line", "loop", "request", "scheduler"},
-    {"bench", "bench_prompts", "drafting", "llm", "opening", "options", "prompt", "sessions", "stream", "tune"},
+    {
+        "bench",
+        "bench_prompts",
+        "drafting",
+        "keeping",
+        "llm",
+        "opening",
+        "options",
+        "prompt",
+        "sessions",
+        "stream",
+        "tune",
+    },
     {"__main__", "batch", "cli", "desktop", "respond", "server"},
 )
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}

@@ -126,6 +126,7 @@ def _once(flags: Mapping[str, Any], session: Session, prompt: str) -> None:
             conversation.save()
 
     with loading.open_llm(session.model, options.llm_arguments(flags)) as llm:
+        conversation.recall(llm)
         messages = [*conversation.messages, {"role": "user", "content": prompt}]
         answer = oneshot.answer(llm, messages, conversation.settings, as_json=flags["as_json"], stopped=stopped)
         conversation.set_model(llm, session.model)

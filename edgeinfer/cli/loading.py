@@ -79,7 +79,7 @@ def _opened(name: str, arguments: Mapping[str, Any]) -> LLM:
         try:
             from edgeinfer.llm import LLM
 
-            future.set_result(LLM(name, **arguments))
+            future.set_result(LLM(name, **arguments, warned=notice))
         except BaseException as error:
             future.set_exception(error)
 

@@ -92,6 +92,14 @@ def _size(value: Any) -> int:
     return n_bytes
 
 
+def _kv_cache(value: Any) -> str:
+    """``4G`` or ``off``, as `LLM` takes it."""
+    text = str(value).strip().lower()
+    if text not in ("off", "0"):
+        _size(text)
+    return text
+
+
 def _bias(value: Any) -> tuple[int, float]:
     """``123=-4.5`` -> (123, -4.5)."""
     token_id, _, bias = str(value).partition("=")
@@ -208,11 +216,20 @@ model_flags = _all(
     flag("--memory", type=_size, metavar="SIZE", section=_MODEL, help="Use no more than this, for example 2G."),
     flag(
         "--kv-type",
-        type=click.Choice(["f16", "q8_0"]),
+        type=click.Choice(["f16", "q8_0", "auto"]),
         default="f16",
         section=_MODEL,
         show_default=True,
-        help="Type of the KV cache.",
+        help="Type of the KV cache; auto: q8_0 where the context would not fit otherwise.",
+    ),
+    flag(
+        "--kv-cache",
+        type=_kv_cache,
+        default="4G",
+        metavar="SIZE|off",
+        section=_MODEL,
+        show_default=True,
+        help="Disk space for saved conversations, which need not be read again.",
     ),
     flag(
         "--device",
@@ -363,6 +380,7 @@ def llm_arguments(flags: Mapping[str, Any]) -> dict[str, Any]:
         "n_threads_batch": flags["threads_batch"],
         "memory": flags["memory"],
         "kv_type": flags["kv_type"],
+        "kv_cache": flags["kv_cache"],
         "engine": flags["engine"],
         "device": flags["device"],
         "on_overflow": flags["on_overflow"],

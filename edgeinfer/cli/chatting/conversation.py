@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeinfer import files, sessions
 from edgeinfer.core import Message
-from edgeinfer.errors import EdgeInferError, UsageError
+from edgeinfer.errors import EdgeInferError, TemplateError, UsageError
 from edgeinfer.sessions import Session, Turn
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Conversation:
         self._changed = changed
         self._n_regenerated = 0
         self._exported: set[Path] = set()
+        self._recalled: tuple[object, ...] = ()
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -70,13 +72,25 @@ class Conversation:
         """Begin to answer ``text``. It joins the conversation together with its answer, in `answered`."""
         seed = self.settings.get("seed")
         options = dict(self.settings)
+        self.recall(llm)
         if seed is not None and self._n_regenerated:
             options["seed"] = (seed + self._n_regenerated) % 2**64  # the same seed would give the same answer again
         return llm.stream([*self.messages, {"role": "user", "content": text}], **options)
 
+    def recall(self, llm: LLM) -> None:
+        """Have the model spell its earlier answers as it did then, once for each session and model."""
+        now = (llm, self.session.name)
+        if self._recalled == now:
+            return
+        self._recalled = now
+        for i, turn in enumerate(self.turns):
+            if turn.token_ids and i:  # only what the template writes before the answer matters, not the whole history
+                with contextlib.suppress(TemplateError):
+                    llm.remember(self.messages[i - 1 : i + 1], turn.token_ids)
+
     def answered(self, text: str, answer: Answer) -> bool:
         """Take the question and its answer, even half of one; false, taking nothing, where no text came at all."""
-        return self.take(text, Turn("assistant", answer.text, answer.finish_reason))
+        return self.take(text, Turn("assistant", answer.text, answer.finish_reason, answer.token_ids))
 
     def take(self, text: str, reply: Turn) -> bool:
         if not reply.content and reply.finish == "cancelled":

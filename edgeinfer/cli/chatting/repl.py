@@ -139,7 +139,7 @@ class Repl:
             f"first token {stats.ttft_s:.2f} s",
             f"{stats.decode_tps:.1f} tok/s",
             f"{stats.n_generated} tokens",
-            f"reused {stats.n_reused}",
+            f"reused {stats.n_reused}" + (" from disk" if stats.n_restored else ""),
             f"context {n_used}/{self.llm.n_ctx}",
         ]
         if stats.n_drafted:

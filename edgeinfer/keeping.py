@@ -1,0 +1,106 @@
+"""A shelf of saved states for a model that has been opened: what its states depend on, and how much memory copies take.
+
+Off unless asked for: a library writes nothing to disk on its own. The command line asks for it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+
+from edgeinfer import kernels
+from edgeinfer.core import ModelInfo
+from edgeinfer.engines import Engine, EngineConfig
+from edgeinfer.errors import UsageError
+from edgeinfer.files import parse_bytes
+from edgeinfer.gguf import GGUFFile, dimensions
+from edgeinfer.kernels import library
+from edgeinfer.kv import Shelf
+from edgeinfer.kv.fingerprint import Fingerprint, Setting
+from edgeinfer.kv.store import Store
+from edgeinfer.kv.weights import weights_hash
+from edgeinfer.memory import state_bytes
+
+__all__ = ["cap_of", "fingerprint", "open_shelf"]
+
+OFF = ("off", "0", "no", "false")
+
+
+def cap_of(kv_cache: str | int) -> int:
+    """Bytes that saved states may take on disk; 0 for ``off``. Raises `UsageError` for what is neither."""
+    if isinstance(kv_cache, str) and kv_cache.strip().lower() in OFF:
+        return 0
+    try:
+        cap = parse_bytes(kv_cache)
+    except UsageError as error:
+        raise UsageError(f"kv_cache is {kv_cache!r}, but must be a size such as 4G, or off") from error
+    if cap < 0:
+        raise UsageError(f"kv_cache is {kv_cache!r}, but must be a size such as 4G, or off")
+    return cap
+
+
+def open_shelf(
+    engine: Engine,
+    file: GGUFFile,
+    info: ModelInfo,
+    config: EngineConfig,
+    report: kernels.KernelReport,
+    *,
+    cap_bytes: int,
+    said: Callable[[str], None],
+) -> Shelf:
+    """The shelf of an open model. Works out what states depend on in its own thread: the first time that reads the
+    whole file."""
+    # Lines of the store and of the shelf go the same way, each of them once.
+    store = Store(said=said, cap_bytes=cap_bytes)
+    room = state_bytes(dimensions(file), config)
+    return Shelf(
+        store,
+        lambda: fingerprint(file, info, config, report),
+        room_bytes=room,
+        token_bytes=room / config.n_ctx,
+        whole=not engine.rewinds,
+        said=said,
+    )
+
+
+def fingerprint(file: GGUFFile, info: ModelInfo, config: EngineConfig, report: kernels.KernelReport) -> Fingerprint:
+    """Whatever the bits of a state depend on. Raises `OSError` where a file cannot be read.
+
+    Our kernels give a token the same bits with any number of threads, in a pass of any size, in any cell: then the
+    size of the context and of batches make no difference. llama.cpp's own promise nothing, so all of it is told.
+    """
+    settings: list[Setting] = [("isolate", config.isolate), ("swa_full", True)]
+    if config.isolate:
+        names = ("n_seq_max", "n_threads", "n_threads_batch", "n_batch", "n_ctx")
+        settings += [(name, getattr(config, name)) for name in names]
+    rope: tuple[Setting, ...] = ()
+    if "rope_factors_long.weight" in file.tensors:  # which factors are taken depends on the size of the context
+        rope = (("n_ctx", config.n_ctx), ("n_cells", config.n_cells))
+    return Fingerprint(
+        weights=weights_hash(file.path),
+        engine="llamacpp",
+        library=_llama_build(),
+        kernels=_our_build(report),
+        kv_type=config.kv_type,
+        rope=rope,
+        settings=tuple(settings),
+        label=info.name,
+    )
+
+
+def _llama_build() -> str:
+    """Version and build: which instruction sets it was built for, and which it has found here."""
+    import llama_cpp
+
+    features: bytes = llama_cpp.llama_print_system_info()
+    return f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')}; {features.decode('utf-8', 'replace')}"
+
+
+def _our_build(report: kernels.KernelReport) -> str:
+    """Instruction set and build of our kernels: two builds of one version need not round alike."""
+    if not report.active:
+        return "llama.cpp"
+    path = Path(str(library.load()._name))
+    return f"{report.isa} {hashlib.sha256(path.read_bytes()).hexdigest()}"
