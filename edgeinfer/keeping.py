@@ -4,6 +4,7 @@ Off unless asked for: a library writes nothing to disk on its own. The command l
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from edgeinfer.kernels import library
 from edgeinfer.kv import Shelf
 from edgeinfer.kv.fingerprint import Fingerprint, Setting
 from edgeinfer.kv.store import Store
-from edgeinfer.kv.weights import weights_hash
+from edgeinfer.kv.weights import known_hash, weights_hash
 from edgeinfer.memory import state_bytes
 
 __all__ = ["cap_of", "fingerprint", "open_shelf"]
@@ -50,14 +51,20 @@ def open_shelf(
     cap_bytes: int,
     said: Callable[[str], None],
 ) -> Shelf:
-    """The shelf of an open model. Works out what states depend on in its own thread: the first time that reads the
-    whole file."""
-    # Lines of the store and of the shelf go the same way, each of them once.
+    """The shelf of an open model. The first time, the whole file has to be read to know what states depend on: that is
+    left to the shelf's own thread."""
+
+    def identify(weights: str | None = None) -> Fingerprint:
+        return fingerprint(weights or weights_hash(file.path), file, info, config, report)
+
+    known = None
+    with contextlib.suppress(OSError):  # the shelf's thread meets it too, and says it
+        known = known_hash(file.path)
     store = Store(said=said, cap_bytes=cap_bytes)
     room = state_bytes(dimensions(file), config)
     return Shelf(
         store,
-        lambda: fingerprint(file, info, config, report),
+        identify(known) if known else identify,
         room_bytes=room,
         token_bytes=room / config.n_ctx,
         whole=not engine.rewinds,
@@ -65,8 +72,11 @@ def open_shelf(
     )
 
 
-def fingerprint(file: GGUFFile, info: ModelInfo, config: EngineConfig, report: kernels.KernelReport) -> Fingerprint:
-    """Whatever the bits of a state depend on. Raises `OSError` where a file cannot be read.
+def fingerprint(
+    weights: str, file: GGUFFile, info: ModelInfo, config: EngineConfig, report: kernels.KernelReport
+) -> Fingerprint:
+    """Whatever the bits of a state depend on; ``weights`` is the hash of the model. Raises `OSError` where the library
+    of our kernels cannot be read.
 
     Our kernels give a token the same bits with any number of threads, in a pass of any size, in any cell: then the
     size of the context and of batches make no difference. llama.cpp's own promise nothing, so all of it is told.
@@ -79,7 +89,7 @@ def fingerprint(file: GGUFFile, info: ModelInfo, config: EngineConfig, report: k
     if "rope_factors_long.weight" in file.tensors:  # which factors are taken depends on the size of the context
         rope = (("n_ctx", config.n_ctx), ("n_cells", config.n_cells))
     return Fingerprint(
-        weights=weights_hash(file.path),
+        weights=weights,
         engine="llamacpp",
         library=_llama_build(),
         kernels=_our_build(report),

@@ -37,9 +37,10 @@ _WAIT_PART = 0.05  # of what computing would take, at most, is waited for the we
 
 
 class Shelf:
-    """Saved states of one model. ``identify`` says what they depend on; it may take a while, and until it has, nothing
-    is found or kept. It raises `OSError` where that cannot be told, and then nothing ever is. ``whole``: states cannot
-    be cut. ``token_bytes``: of state, about. ``said`` is told, in a line, of what goes wrong; from any thread.
+    """Saved states of one model. ``identity`` is what they depend on, or a function that says it: that may take a
+    while, and until it has, nothing is found or kept. It raises `OSError` where it cannot be told, and then nothing
+    ever is. ``room_bytes``: of copies on their way to disk. ``whole``: states cannot be cut. ``token_bytes``: of state,
+    about. ``said`` is told, in a line, of what goes wrong; from any thread.
 
     `find`, `loading`, `keep` and `wants` are called from the engine's thread, the others from any.
     """
@@ -47,7 +48,7 @@ class Shelf:
     def __init__(
         self,
         store: Store,
-        identify: Callable[[], Fingerprint],
+        identity: Fingerprint | Callable[[], Fingerprint],
         *,
         room_bytes: int,
         token_bytes: float,
@@ -56,7 +57,7 @@ class Shelf:
         close_s: float = _CLOSE_S,
     ) -> None:
         self._store = store
-        self._identify = identify
+        self._identity = identity
         self._room_bytes = room_bytes
         self._token_bytes = token_bytes
         self._whole = whole
@@ -67,7 +68,7 @@ class Shelf:
         self._refused: set[str] = set()
         self._told: set[str] = set()
         self._changed = threading.Condition()  # guards what follows
-        self._fingerprint: Fingerprint | None = None
+        self._fingerprint = identity if isinstance(identity, Fingerprint) else None
         self._off = self._closing = False
         self._queue: deque[tuple[TokenIds, memoryview]] = deque()
         self._pending: list[TokenIds] = []  # tokens of what is queued or being written
@@ -214,8 +215,7 @@ class Shelf:
 
     def _run(self) -> None:
         try:
-            fingerprint = self._identify()
-            self._store.find(fingerprint, np.empty(0, np.int32))  # reads the heads of all there are, ahead
+            fingerprint = self._identity if isinstance(self._identity, Fingerprint) else self._identity()
         except OSError as error:
             self._turn_off(f"nothing is saved or found: {error}")
             return
@@ -225,6 +225,7 @@ class Shelf:
         with self._changed:
             self._fingerprint = fingerprint
             self._changed.notify_all()
+        self._store.find(fingerprint, np.empty(0, np.int32))  # reads the heads of all there are, ahead
         self._wake()
         self._store.tidy()
         while (item := self._next()) is not None:

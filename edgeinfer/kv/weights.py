@@ -19,7 +19,7 @@ from pathlib import Path
 from edgeinfer import env, files
 from edgeinfer.catalog.store import file_sha256
 
-__all__ = ["weights_hash"]
+__all__ = ["known_hash", "weights_hash"]
 
 _MAX_BYTES = 1 << 20
 _MAX_FILES = 200
@@ -32,16 +32,22 @@ _Facts = list[int | str]
 def weights_hash(path: Path, report: Callable[[int], None] = lambda _done: None) -> str:
     """SHA-256 of the whole file, in hex. The first time it reads all of it (``report`` is told the bytes done), after
     that next to nothing. Raises `OSError` where the file cannot be read."""
+    known = known_hash(path)
+    if known is not None:
+        return known
     name, before = os.path.realpath(path), _identity(path)
-    known = _remembered().get(name)
-    if known is not None and known[:-1] == before:
-        return str(known[-1])
     digest = file_sha256(path, report)
     after = _identity(path)
     if after == before and time.time_ns() - max(os.stat(path).st_mtime_ns, os.stat(path).st_ctime_ns) > _SETTLED_NS:
         with contextlib.suppress(OSError):  # then it is read again next time
             _remember(name, [*before, digest])
     return digest
+
+
+def known_hash(path: Path) -> str | None:
+    """The same where it is remembered. Raises `OSError` as `weights_hash`."""
+    known = _remembered().get(os.path.realpath(path))
+    return str(known[-1]) if known is not None and known[:-1] == _identity(path) else None
 
 
 def _identity(path: Path) -> _Facts:
