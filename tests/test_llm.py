@@ -379,3 +379,28 @@ def test_a_last_turn_that_is_too_long_is_an_error_whatever_the_policy(llm: LLM) 
         with pytest.raises(ContextOverflow, match="last turn alone"):
             llm.chat(messages, on_overflow=policy)
     assert llm.chat(user("x"), temperature=0).text == ANSWER
+
+
+def test_samples_read_their_prompt_once() -> None:
+    engine = say(ANSWER)
+    with open_llm(engine, n_parallel=2) as llm:
+        answers = llm.samples(user("hello"), 5, temperature=0.9, seed=4, max_tokens=3)
+        n_prompt = answers[0].stats.n_prompt
+    assert len(answers) == 5
+    assert sum(answer.stats.n_prefilled for answer in answers) == n_prompt + 4
+    with pytest.raises(UsageError, match="at least 1"):
+        llm.samples(user("hello"), 0)
+
+
+@pytest.mark.parametrize("kv_cache", ["much", -3, "-1G"])
+def test_a_size_of_the_kv_cache_that_is_none(kv_cache: str | int) -> None:
+    with pytest.raises(UsageError, match="kv_cache"):
+        LLM("smollm2-135m", kv_cache=kv_cache)
+
+
+def test_ids_that_do_not_spell_an_answer_are_disregarded(llm: LLM) -> None:
+    conversation = [*user("hello"), {"role": "assistant", "content": "yes"}]
+    before = llm.count_tokens(conversation)
+    for ids in [], [70, 71], [-1], [10**9]:
+        llm.remember(conversation, ids)
+        assert llm.count_tokens(conversation) == before

@@ -53,6 +53,7 @@ def test_kv_is_counted_by_layer_head_and_type(tmp_path: Path) -> None:
     assert memory.kv_bytes(sizes, EngineConfig(n_ctx=512, kv_type="q8_0")) == 512 * 6 * (32 + 16) * 34 // 32
     assert memory.kv_bytes(sizes, EngineConfig(n_ctx=512, n_seq_max=4)) == 4 * 512 * 6 * 48 * 2
     assert memory.kv_bytes(sizes, EngineConfig(n_ctx=512, n_seq_max=4, n_cells=600)) == 768 * 6 * 48 * 2
+    assert memory.state_bytes(sizes, EngineConfig(n_ctx=512, n_seq_max=4, n_cells=600)) == 512 * 6 * 48 * 2
 
 
 @pytest.mark.usefixtures("repacks_as_avx2")
@@ -277,6 +278,29 @@ def test_the_prediction_holds_for_packed_weights_on_disk(smollm2: Path, monkeypa
     assert packed.usage().n_images == 1
     predicted, _, peak = measured(smollm2, 2048, 1, "ours")
     assert 1.0 <= predicted / peak <= 1.2
+
+
+FULL_CHAT = """
+import json, sys
+from edgeinfer import LLM
+from edgeinfer.bench import peak_rss_bytes
+restored = []
+for n in (3900, 4000):  # the second reads back what the first has saved
+    with LLM(sys.argv[1], n_ctx=4096, kv_cache="1G") as llm:
+        ids = [100 + 7 * i % 40000 for i in range(n)]
+        restored.append(llm.generate(ids, max_tokens=90, temperature=0.0).stats.n_restored)
+        predicted = llm.plan.total_bytes
+print(json.dumps([predicted, peak_rss_bytes(), restored]))
+"""
+
+
+@pytest.mark.model
+def test_the_prediction_holds_for_a_full_chat_that_is_saved_and_read_back(smollm2: Path) -> None:
+    """The copy of a state on its way to disk or back counts."""
+    command = [sys.executable, "-c", FULL_CHAT, str(smollm2)]
+    predicted, peak, restored = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert restored == [0, 3900]
+    assert 1.0 <= predicted / peak <= 1.15
 
 
 @pytest.mark.model

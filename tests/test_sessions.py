@@ -17,7 +17,7 @@ from edgeinfer.sessions import Session, Turn
 TALK = (
     Turn("system", "Be brief."),
     Turn("user", "Grüße, 你好 \x1b[31m"),
-    Turn("assistant", "Hi", "cancelled"),
+    Turn("assistant", "Hi", "cancelled", (5, 0, 123456)),
 )
 
 
@@ -222,3 +222,12 @@ def test_mutants_are_refused_or_sound() -> None:
             assert all(turn.content.encode() is not None for turn in sound.turns)
             n_loaded += 1
     assert 0 < n_loaded < 1000
+
+
+@pytest.mark.parametrize("ids", ["1 -2", "x", "1.5", "٣", "9999999999", [1, 2], 7, None, "1" * 20])
+def test_ids_that_are_none_are_refused(ids: object) -> None:
+    document = good()
+    document["messages"][2]["ids"] = ids
+    write("bad", document)
+    with pytest.raises(FormatError, match="ids"):
+        sessions.load("bad")

@@ -50,6 +50,7 @@ def examine() -> Facts:
         "models": _models(missing),
         "folders": _folders(missing),
         "packed": _packed(missing),
+        "kv_cache": _kv_cache(missing),
         "settings": {
             "config_file": str(env.config_file()),
             "exists": env.config_file().exists(),
@@ -317,6 +318,20 @@ def _packed(missing: list[Facts]) -> Facts:
         "bytes": used.n_bytes,
         "cap_bytes": cap_bytes,
     }
+
+
+def _kv_cache(missing: list[Facts]) -> Facts:
+    """The saved states of conversations."""
+    from edgeinfer.kv.store import Store
+
+    store = Store(said=lambda line: _lack(missing, f"a cache of conversations: {line}", "edgeinfer cache clear"))
+    facts: Facts = {"path": str(store.folder), "n_states": 0, "bytes": 0}
+    try:
+        found = store.stats()
+    except OSError as error:
+        _lack(missing, f"the right to read {store.folder}: {error.strerror}", "EDGEINFER_HOME: another folder")
+        return facts
+    return facts | {"n_states": found.n_entries, "bytes": found.n_bytes}
 
 
 def _folders(missing: list[Facts]) -> list[Facts]:

@@ -127,6 +127,9 @@ def _settings(facts: dict[str, Any]) -> Rows:
         for entry in facts["folders"]
     ]
     rows.append(("packed weights", _packed(facts["packed"])))
+    saved = facts["kv_cache"]
+    states = f"{saved['n_states']} conversation" + ("s" if saved["n_states"] != 1 else "")
+    rows.append(("saved KV", f"{saved['path']} ({_size(saved['bytes'])} of {states}; edgeinfer cache shows them)"))
     settings = facts["settings"]
     rows.append(("config file", settings["config_file"] + ("" if settings["exists"] else " (none)")))
     return rows + list(settings["variables"].items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -132,20 +133,34 @@ def show(name: str, as_json: bool) -> None:
     needs = _memory_rows(file, info)
     covered = coverage(file, kernels.expected())
     about = drafts.about(model.card, info)
+    saved = _saved(info.name)
     if as_json:
         facts = dataclasses.asdict(
             dataclasses.replace(info, licence=_licence(model, info), quant_mix=dict(info.quant_mix))
         )
-        facts |= {"here": True, **about, "memory": needs}
+        facts |= {"here": True, **about, "memory": needs, "kv_cache": saved}
         _emit(facts | {"kernels": dataclasses.asdict(covered)})
         return
     costs = [("pass costs", line) for line in drafts.costs_in_words(about)]
     draft = [("draft", drafts.partner_in_words(about))] if model.card else []
-    for label, text in [*_facts(model, info), *draft, ("kernels", in_words(covered)), *costs]:
+    states = f"{saved['n_states']} saved, {size(saved['bytes'])} on disk (edgeinfer cache ls)"
+    rows = [*_facts(model, info), *draft, ("kernels", in_words(covered)), *costs, ("conversations", states)]
+    for label, text in rows:
         click.echo(f"{label + ':':15}{printable(text)}")
     click.echo("memory:        at a context of")
     for row in needs:
         click.echo(f"{row['n_ctx']:>15,} tokens  {size(row['total_bytes']):>8}  {_VERDICTS[row['verdict']]}")
+
+
+def _saved(name: str) -> dict[str, int]:
+    """Saved states that were made with a model of this name."""
+    from edgeinfer.kv.store import Store
+
+    entries = []
+    with contextlib.suppress(OSError):  # `doctor` says what is wrong there
+        store = Store(said=lambda line: click.echo(printable(line), err=True))
+        entries = [line for line in store.ls() if line.label == name]
+    return {"n_states": len(entries), "bytes": sum(line.n_bytes for line in entries)}
 
 
 _VERDICTS = {"fits": "fits", "pages": "will page from disk", "too_big": "does not fit here"}

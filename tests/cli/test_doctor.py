@@ -14,10 +14,12 @@ from typing import Any
 import gguf_files
 import pytest
 import scripted_drafts
+from kv_states import MODEL, TALK, save
 
 from edgeinfer import catalog, device, drafting, env, gguf, kernels, memory, tune
 from edgeinfer.cli import checkup, doctor, main
 from edgeinfer.errors import BackendUnavailable
+from edgeinfer.kv.store import Store
 from edgeinfer.speculate import costs
 
 
@@ -49,6 +51,17 @@ def test_a_sound_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert "CPUExecutionProvider" in found["engines"][1]["providers"]
     assert [entry["ok"] for entry in found["libraries"] if entry["name"] == "numpy"] == [True]
     assert {folder["purpose"] for folder in found["folders"]} == {"models", "cache", "data"}
+
+
+def test_saved_conversations_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert facts(capsys)["kv_cache"]["n_states"] == 0
+    store = Store(said=print)
+    save(store, MODEL, TALK, n_bytes=5000)
+    found = facts(capsys)["kv_cache"]
+    assert found["n_states"] == 1
+    assert found["bytes"] > 5000
+    assert found["path"] == str(store.folder)
+    assert "1 conversation;" in dict(rows(facts(capsys)))["saved KV"]
 
 
 def test_text_is_aligned_and_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ def test_the_model_is_opened_off_the_main_thread(monkeypatch: pytest.MonkeyPatch
     class Opened:
         notices = ()
 
-        def __init__(self, name: str, *, said: Any, progress: Any, **arguments: Any) -> None:  # noqa: ARG002
+        def __init__(self, name: str, *, said: Any, progress: Any, warned: Any, **arguments: Any) -> None:  # noqa: ARG002
             self.opened = name, arguments, threading.current_thread() is threading.main_thread()
 
     monkeypatch.setattr("edgeinfer.llm.LLM", Opened)

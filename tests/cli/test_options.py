@@ -41,6 +41,13 @@ def test_llama_cpp_spellings() -> None:
     assert (sampling["max_tokens"], sampling["seed"], sampling["temperature"]) == (None, None, 0.0)
 
 
+@pytest.mark.parametrize(("given", "taken"), [("2G", "2g"), ("off", "off"), ("OFF", "off"), ("0", "0")])
+def test_the_size_of_the_kv_cache(given: str, taken: str) -> None:
+    assert options.llm_arguments(parsed("--kv-cache", given))["kv_cache"] == taken
+    assert options.llm_arguments(parsed(env={"EDGEINFER_KV_CACHE": given}))["kv_cache"] == taken
+    assert options.llm_arguments(parsed())["kv_cache"] == "4g"
+
+
 def test_repeated_flags_and_their_variables() -> None:
     flags = parsed("--stop", "a b", "--stop", "\n", "--logit-bias", "5=-1.5", "--logit-bias", "6=2")
     sampling = options.sampling_arguments(flags)
