@@ -142,7 +142,7 @@ def test_what_happens_once_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys:
     class Opened:
         notices = ("a notice",)
 
-        def __init__(self, _name: str, *, said: Any, progress: catalog.Progress) -> None:
+        def __init__(self, _name: str, *, said: Any, progress: catalog.Progress, **_others: Any) -> None:
             said("measuring m once")
             said("measuring m once: passes of 1 to 16 tokens at 32")
             said("preparing the draft model d")
@@ -167,7 +167,7 @@ def test_the_spinner_says_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Opened:
         notices = ()
 
-        def __init__(self, _name: str, *, said: Any, progress: catalog.Progress) -> None:
+        def __init__(self, _name: str, *, said: Any, progress: catalog.Progress, **_others: Any) -> None:
             said("preparing the draft model d")
             progress.note("making a draft of d, once")
             progress.update(1, 3)

@@ -85,8 +85,8 @@ def test_restored_bits_are_computed_bits(smollm2: Path, kv_type: str) -> None:
     ids = np.random.default_rng(5).integers(100, 48000, 600).astype(np.int32)
 
     def opened(n_seq_max: int, n_cells: int) -> LlamaCppEngine:
-        config = EngineConfig(n_ctx=1024, n_seq_max=n_seq_max, n_cells=n_cells, n_threads=2, kv_type=kv_type)  # type: ignore[arg-type]
-        return LlamaCppEngine(smollm2, config)
+        sizes = {"n_ctx": 1024, "n_seq_max": n_seq_max, "n_cells": n_cells, "n_batch": 1024, "n_threads": 2}
+        return LlamaCppEngine(smollm2, EngineConfig(**sizes, kv_type=kv_type))  # type: ignore[arg-type]
 
     def logits(engine: LlamaCppEngine, seq: int, n_past: int) -> np.ndarray[Any, Any]:
         row: np.ndarray[Any, Any] = engine.forward([Slice(seq, ids[n_past:], n_past, 1)]).copy()
