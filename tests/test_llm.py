@@ -384,7 +384,7 @@ def test_a_last_turn_that_is_too_long_is_an_error_whatever_the_policy(llm: LLM) 
 def test_samples_read_their_prompt_once() -> None:
     engine = say(ANSWER)
     with open_llm(engine, n_parallel=2) as llm:
-        answers = llm.samples(user("hello"), 5, temperature=0.9, seed=4, max_tokens=3)
+        answers = llm.samples(user("hello " * 30), 5, temperature=0.9, seed=4, max_tokens=3)
         n_prompt = answers[0].stats.n_prompt
     assert len(answers) == 5
     assert sum(answer.stats.n_prefilled for answer in answers) == n_prompt + 4

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from test_scheduler import Heard, engine, expected, request, run
+from test_scheduler import Heard, engine, expected, next_token, request, run
 
+from edgeinfer.engines.scripted import ScriptedEngine
 from edgeinfer.line import MOST_OVERTAKEN
 from edgeinfer.scheduler import Scheduler
 
@@ -15,7 +16,8 @@ N_VOCAB = 256
 
 
 def random_ids(n: int, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(1, N_VOCAB, n).tolist()
+    ids: list[int] = np.random.default_rng(seed).integers(1, N_VOCAB, n).tolist()
+    return ids
 
 
 def submit(scheduler: Scheduler, prompts: Sequence[list[int]], n: int = 4, n_ctx: int = 2048) -> list[Heard]:
@@ -177,10 +179,13 @@ def test_a_forked_prefix_counts_once() -> None:
 
 def test_state_that_cannot_be_cut_is_reused_whole() -> None:
     """As with recurrent layers: a conversation goes on, one that was cut is computed again, and nothing is confused."""
-    scripted = engine(n_ctx=512, n_seq_max=3)
+
+    class Recurrent(ScriptedEngine):
+        def truncate(self, seq: int, n_tokens: int) -> int:
+            return super().truncate(seq, n_tokens if n_tokens >= self.length(seq) else 0)
+
+    scripted = Recurrent(next_token, n_vocab=N_VOCAB, n_ctx=512, n_seq_max=3)
     scripted.rewinds = False
-    truncate = scripted.truncate
-    scripted.truncate = lambda seq, n: truncate(seq, n if n >= scripted.length(seq) else 0)  # type: ignore[method-assign]
     scheduler = Scheduler(scripted)
     prompt = random_ids(100, 60)
     (one,) = submit(scheduler, [prompt], n=5, n_ctx=512)

@@ -33,7 +33,8 @@ def next_token(tokens: Sequence[int]) -> int:
 
 
 def ids(n: int, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(1, 256, n).tolist()
+    made: list[int] = np.random.default_rng(seed).integers(1, 256, n).tolist()
+    return made
 
 
 class Heard:
