@@ -212,7 +212,8 @@ class Scheduler:
             return
         self._drafting = True
         try:
-            drafts = speculator.draft(wants, n_rows - len(wants), self._engine.n_batch - n_rows)
+            room = self._engine.n_batch - n_rows
+            drafts = speculator.draft(wants, n_rows - len(wants), room, len(self._running))
         except ForwardCancelled:
             return
         finally:

@@ -25,6 +25,7 @@ _N_ANSWER = 160  # tokens that an answer without a limit is taken to have left
 _MARGIN = 2.0  # by which an expected gain must exceed what reading the prompt with the draft model costs
 _N_FEW = 8  # so many unread tokens are read with the next guess; more are a debt to be weighed first
 _N_READ = 128  # unread tokens that are read between two steps
+_MAY_LOSE, _TRUST = 0.02, 10.0  # of an answer's tokens; times so much more for each gain of 1.0
 _LEARN = 0.12  # weight of the newest round in running means
 _RENT = 0.15  # the part of the price of reading that must have been missed first
 _Tail = list[tuple[int, float]]
@@ -74,6 +75,9 @@ class _Followed:
     reading: bool = False
     plain_ms: float = 0.0
     spent_ms: float = 0.0
+    account: float = 0.0
+    """Tokens won by drafts, less what they cost in tokens."""
+    n_tokens: int = 0
 
 
 class Speculator:
@@ -96,35 +100,52 @@ class Speculator:
         self._model_cost = model_cost
         self._calibrations = Calibration(), Calibration(), Calibration()
         self._followed: dict[int, _Followed] = {}
-        self._worth_ms = self._paid_ms = (
-            0.0  # of the last steps: what their tokens would cost plainly, and what they cost
-        )
-        self._drift = {
-            True: 0.0,
-            False: 0.0,
-        }  # log of milliseconds spent over expected, of steps with and without drafts
-        self._depth = 0.0
-        self._draft_ms = self._expected_ms = 0.0  # of the present step
+        # Of the last steps: what their tokens would cost plainly, and what they cost.
+        self._worth_ms = self._paid_ms = 0.0
+        # Log of milliseconds spent over expected, of steps with and without drafts.
+        self._drift = {True: 0.0, False: 0.0}
+        # Of the present step: its depth, requests in flight, and the time that drafting took and was expected to.
+        self._depth, self._n_running = 0.0, 1
+        self._draft_ms = self._guess_ms = self._read_ms = 0.0
 
-    def draft(self, wants: Sequence[Want], n_other_rows: int, room: int) -> list[TokenIds]:
+    def draft(self, wants: Sequence[Want], n_other_rows: int, room: int, n_running: int = 1) -> list[TokenIds]:
         """For each request the tokens to check in the next pass, which has ``n_other_rows`` besides one for each
-        request and ``room`` left. Raises `ForwardCancelled` when interrupted."""
+        request and ``room`` left. ``n_running`` requests are in flight, some of them still read their prompts. Raises
+        `ForwardCancelled` when interrupted."""
         begin = time.perf_counter()
-        self._expected_ms = 0.0
+        self._guess_ms = self._read_ms = 0.0
+        self._n_running = max(n_running, len(wants))
         chains = [_Chain(want) for want in wants]
         for want, chain in zip(wants, chains, strict=True):
             self._known(want.key).chain = chain
         if wants and room > 0:
             depth = self._depth = float(np.mean([len(want.tokens) for want in wants]))
-            caution = math.exp(min(max(self._drift[True] - self._drift[False], -0.2), 0.4))
-            price = self._target.at(depth)
-            economy = Economy(price, len(wants) + n_other_rows, len(wants), gain=self._gain(), caution=caution)
-            self._grow(chains, economy, depth)
-            lengths = share([chain.survival for chain in chains], economy, room)
+            economy = self._economy(len(wants) + n_other_rows, len(wants))
+            self._grow([chain for chain in chains if self._credit(chain.want) > 0], economy, depth)
+            lengths = share([self._affordable(chain, economy) for chain in chains], economy, room)
         else:
             lengths = [0] * len(chains)
         self._draft_ms = 1e3 * (time.perf_counter() - begin)
         return [np.array(chain.ids[:n], np.int32) for chain, n in zip(chains, lengths, strict=True)]
+
+    def _economy(self, n_rows: int, n_decoding: int) -> Economy:
+        caution = math.exp(min(max(self._drift[True] - self._drift[False], -0.2), 0.4))
+        return Economy(self._target.at(self._depth), n_rows, n_decoding, gain=self._gain(), caution=caution)
+
+    def _credit(self, want: Want) -> float:
+        """Tokens that this request may still lose to drafts: a couple of hundredths of its answer, what they have won
+        it, and more where drafts have been doing well. So no request loses much, however sure of themselves its
+        drafters are."""
+        known = self._known(want.key)
+        n_answer = min(known.n_tokens + want.n_left, _N_ANSWER)
+        return (0.5 + _MAY_LOSE * n_answer) * (1 + _TRUST * max(0.0, self._gain() - 1)) + known.account
+
+    def _affordable(self, chain: _Chain, economy: Economy) -> list[float]:
+        """The survival of as many tokens as the request can lose all at once."""
+        credit, n = self._credit(chain.want), len(chain.survival)
+        while n and economy.growth(0, n) > credit:
+            n -= 1
+        return chain.survival[:n]
 
     # ---- drafting
 
@@ -191,7 +212,7 @@ class Speculator:
         """One more token for each; returns those that got one."""
         if not growing or self._model is None or self._model_cost is None:
             return []
-        self._expected_ms += self._model_cost.at(depth)(len(growing))
+        self._guess_ms += self._model_cost.at(depth)(len(growing))
         asked = [(chains[i].want, np.array(chains[i].ids, np.int32)) for i in growing]
         try:
             guesses = self._model.guess(asked)
@@ -217,7 +238,7 @@ class Speculator:
         if not known.reading and not self._worth_reading(chain, tail, economy, n_behind):
             return False
         known.reading = n_behind > _N_READ
-        self._expected_ms += min(n_behind, _N_READ) * self._model_cost.read_ms
+        self._read_ms += min(n_behind, _N_READ) * self._model_cost.read_ms
         try:
             self._model.follow(want.key, want.tokens, _N_READ)
         except EngineError as error:
@@ -234,6 +255,8 @@ class Speculator:
         want, known = chain.want, self._known(chain.want.key)
         typical = known.model.typical(_MODEL_PRIOR)
         token_ms = self._model_cost.at(len(want.tokens))(1)
+        if self._n_running > 1:  # those who read now will decode beside it
+            economy = self._economy(self._n_running, self._n_running)
         _, without = best_length(self._survival(chain, tail), economy)
         with_model, n_tokens = outlook(1.0, typical, token_ms, economy, 0, _N_MOST)
         known.missed += max(0.0, with_model - without)
@@ -259,9 +282,21 @@ class Speculator:
         n_tokens = sum(outcome.n_right + 1 for outcome in outcomes)
         for outcome in outcomes:
             self._learn(outcome)
+        n_drafted = sum(outcome.n_drafted for outcome in outcomes)
         price = self._target.at(self._depth)
+        self._charge(outcomes, n_drafted, price(n_rows - n_drafted), price(n_rows))
         if n_rows <= 2 * ROWS[-1]:
             self._account(outcomes, price(n_rows), price(len(outcomes)), pass_ms, n_tokens, drafted)
+
+    def _charge(self, outcomes: Sequence[Checked], n_drafted: int, plain_ms: float, pass_ms: float) -> None:
+        """Each request's gains, and its share of what drafting for all of them cost; reading is an investment, weighed
+        when it was made."""
+        cost = (self._guess_ms + pass_ms - plain_ms) * len(outcomes) / plain_ms
+        for outcome in outcomes:
+            known = self._known(outcome.key)
+            part = outcome.n_drafted / n_drafted if n_drafted else 1 / len(outcomes)
+            known.account += outcome.n_right - cost * part
+            known.n_tokens += outcome.n_right + 1
 
     def _account(
         self,
@@ -272,7 +307,7 @@ class Speculator:
         n_tokens: int,
         drafted: bool,
     ) -> None:
-        expected_ms += self._expected_ms
+        expected_ms += self._guess_ms + self._read_ms
         spent_ms = pass_ms + self._draft_ms
         drift = min(max(math.log(spent_ms / expected_ms), -1.0), 1.0)
         self._drift[drafted] += _LEARN * (drift - self._drift[drafted])
