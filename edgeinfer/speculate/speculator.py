@@ -27,6 +27,7 @@ _N_FEW = 8  # so many unread tokens are read with the next guess; more are a deb
 _N_READ = 128  # unread tokens that are read between two steps
 _MAY_LOSE, _TRUST = 0.015, 10.0  # of an answer's tokens; times so much more for each gain of 1.0
 _LEARN = 0.12  # weight of the newest round in running means
+_PATIENCE = 0.25  # of the price of reading, what the model may lose on top
 _RENT = 0.15  # the part of the price of reading that must have been missed first
 _Tail = list[tuple[int, float]]
 _LOG = logging.getLogger("edgeinfer")
@@ -263,7 +264,10 @@ class Speculator:
         known.n_missed += 1
         price = economy.tokens(n_behind * self._model_cost.read_ms)
         n_rounds = min(want.n_left, _N_ANSWER) / (1 + n_tokens)
-        return known.missed / known.n_missed * n_rounds > _MARGIN * price and known.missed > _RENT * price
+        pays = known.missed / known.n_missed * n_rounds > _MARGIN * price and known.missed > _RENT * price
+        if pays:  # what was paid for is not given up for a few bad guesses
+            known.account += _PATIENCE * price
+        return pays
 
     def _give_up(self, error: EngineError) -> None:
         """A draft model that fails is not asked again; the answer does not depend on it."""
@@ -284,14 +288,18 @@ class Speculator:
             self._learn(outcome)
         n_drafted = sum(outcome.n_drafted for outcome in outcomes)
         price = self._target.at(self._depth)
-        self._charge(outcomes, n_drafted, price(n_rows - n_drafted), price(n_rows))
+        self._charge(outcomes, n_drafted, price(n_rows - n_drafted), price(n_rows), pass_ms)
         if n_rows <= 2 * ROWS[-1]:
             self._account(outcomes, price(n_rows), price(len(outcomes)), pass_ms, n_tokens, drafted)
 
-    def _charge(self, outcomes: Sequence[Checked], n_drafted: int, plain_ms: float, pass_ms: float) -> None:
-        """Each request's gains, and its share of what drafting for all of them cost; reading is an investment, weighed
-        when it was made."""
-        cost = (self._guess_ms + pass_ms - plain_ms) * len(outcomes) / plain_ms
+    def _charge(
+        self, outcomes: Sequence[Checked], n_drafted: int, plain_ms: float, expected_ms: float, pass_ms: float
+    ) -> None:
+        """Each request's gains, and its share of what drafting for all of them cost: by the curves, and by the clock
+        where that says more or less. Reading is an investment, weighed when it was made."""
+        slow = pass_ms / expected_ms / math.exp(self._drift[False])
+        expected_ms = self._guess_ms + expected_ms * min(max(slow, 0.8), 1.6 if n_drafted else 1.0)
+        cost = max(0.0, expected_ms - plain_ms) * len(outcomes) / plain_ms
         for outcome in outcomes:
             known = self._known(outcome.key)
             part = outcome.n_drafted / n_drafted if n_drafted else 1 / len(outcomes)
