@@ -319,10 +319,12 @@ class Scheduler:
         return end, outcome
 
     def _keep_chosen(self, part: _Part) -> None:
-        """Cut the drafted tokens that were not chosen out of the sequence."""
-        if part.n_right < part.n_drafted:
-            n_kept = part.request.n_past - part.n_drafted + part.n_right
-            part.request.n_past = self._engine.truncate(part.slice.seq, n_kept)
+        """Cut the drafted tokens that were not chosen out of the sequence, and a chosen end: it is not part of the
+        text, and whoever continues that would find a token too many."""
+        request = part.request
+        n_kept = min(request.n_past - part.n_drafted + part.n_right, request.n_tokens)
+        if n_kept < request.n_past:
+            request.n_past = self._engine.truncate(part.slice.seq, n_kept)
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         if self._speculator is not None:

@@ -127,6 +127,24 @@ def test_an_answer_ends_inside_a_draft() -> None:
     assert (len(heard.ids), heard.reason) == (17, "length")
 
 
+def test_an_end_that_was_drafted_does_not_stay_in_the_sequence() -> None:
+    """It is no token of the text: the next turn, which begins with that text, found one more token than it knew of."""
+
+    def script(tokens: Sequence[int]) -> int:
+        return 5 if len(tokens) % 10 < 9 else EOS
+
+    scripted = ScriptedEngine(script, n_vocab=N_VOCAB, n_seq_max=1)
+    scheduler = Scheduler(scripted, Speculator(FLAT, Oracle(script=script)))
+    heard, after = Heard(), Heard()
+    scheduler.submit(request([1, 2, 3], None, heard))
+    run(scheduler)
+    assert (heard.ids, heard.reason, heard.stats.n_accepted > 0) == ([5] * 6, "stop", True)
+    assert scripted.length(0) <= 9
+    scheduler.submit(request([1, 2, 3, *heard.ids, 7, 8], None, after))
+    run(scheduler)
+    assert (after.error, after.ids, after.reason) == (None, [5] * 8, "stop")
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
     "settings", [{}, {"top_k": 0}, {"repeat_penalty": 1.3, "top_p": 0.8}, {"logit_bias": {3: 2.0}}]
