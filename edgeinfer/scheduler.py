@@ -169,7 +169,7 @@ class Scheduler:
             self._running.remove(reading[0])
             self._running.append(reading[0])
         if self._speculator is not None and n_decoding:
-            self._draft(self._speculator, plan[:n_decoding], sum(len(part.slice.token_ids) for part in plan))
+            self._draft(self._speculator, plan, n_decoding)
         return plan
 
     def _slice(self, request: Request, n_max: int) -> Slice:
@@ -181,15 +181,19 @@ class Scheduler:
         n_logits = int(end == request.n_tokens)
         return Slice(request.lease.seq, request.tokens[request.n_past : end], request.n_past, n_logits)
 
-    def _draft(self, speculator: Speculator, parts: Sequence[_Part], n_rows: int) -> None:
-        """Add drafts to the parts of decoding requests, in a pass that has ``n_rows`` without them."""
-        parts = [part for part in parts if part.request.takes_drafts]
+    def _draft(self, speculator: Speculator, plan: Plan, n_decoding: int) -> None:
+        """Add drafts to the first parts of the plan, which are those of decoding requests. Whoever is cancelled
+        meanwhile ends it: all of the plan wait for it."""
+        parts = [part for part in plan[:n_decoding] if part.request.takes_drafts]
         wants = [_want(part.request) for part in parts]
-        if not wants or not self._take_off([part.request for part in parts]):
+        if not wants or not self._take_off([part.request for part in plan]):
             return
+        n_rows = sum(len(part.slice.token_ids) for part in plan)
         self._drafting = True
         try:
-            drafts = speculator.draft(wants, n_rows - len(wants), self._engine.n_batch - n_rows)
+            drafts = speculator.draft(
+                wants, n_rows - len(wants), self._engine.n_batch - n_rows, n_beside=n_decoding - len(wants)
+            )
         except ForwardCancelled:
             return
         finally:

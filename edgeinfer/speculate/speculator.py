@@ -104,13 +104,14 @@ class Speculator:
             False: 0.0,
         }  # log of milliseconds spent over expected, of steps with and without drafts
         self._depth = 0.0
-        self._draft_ms = self._expected_ms = 0.0  # of the present step
+        self._draft_ms = self._expected_ms = 0.0  # of the present step, if it drafted
 
-    def draft(self, wants: Sequence[Want], n_other_rows: int, room: int) -> list[TokenIds]:
+    def draft(self, wants: Sequence[Want], n_other_rows: int, room: int, n_beside: int = 0) -> list[TokenIds]:
         """For each request the tokens to check in the next pass, which has ``n_other_rows`` besides one for each
-        request and ``room`` left. Raises `ForwardCancelled` when interrupted."""
+        request and ``room`` left. ``n_beside`` of the other rows bring a token of an answer each, which a longer pass
+        holds up. Raises `ForwardCancelled` when interrupted."""
         begin = time.perf_counter()
-        self._expected_ms = 0.0
+        self._draft_ms = self._expected_ms = 0.0
         chains = [_Chain(want) for want in wants]
         for want, chain in zip(wants, chains, strict=True):
             self._known(want.key).chain = chain
@@ -118,7 +119,8 @@ class Speculator:
             depth = self._depth = float(np.mean([len(want.tokens) for want in wants]))
             caution = math.exp(min(max(self._drift[True] - self._drift[False], -0.2), 0.4))
             price = self._target.at(depth)
-            economy = Economy(price, len(wants) + n_other_rows, len(wants), gain=self._gain(), caution=caution)
+            n_rows, n_decoding = len(wants) + n_other_rows, len(wants) + n_beside
+            economy = Economy(price, n_rows, n_decoding, gain=self._gain(), caution=caution)
             self._grow(chains, economy, depth)
             lengths = share([chain.survival for chain in chains], economy, room)
         else:
@@ -255,13 +257,14 @@ class Speculator:
         """What became of the last `draft`. ``n_rows`` were in the pass, which took ``pass_ms``."""
         if not outcomes:
             return
-        drafted = any(outcome.n_drafted for outcome in outcomes)
+        n_drafted = sum(outcome.n_drafted for outcome in outcomes)
         n_tokens = sum(outcome.n_right + 1 for outcome in outcomes)
         for outcome in outcomes:
             self._learn(outcome)
         price = self._target.at(self._depth)
-        if n_rows <= 2 * ROWS[-1]:
-            self._account(outcomes, price(n_rows), price(len(outcomes)), pass_ms, n_tokens, drafted)
+        if n_rows <= 2 * ROWS[-1]:  # what others have in the pass, it would have without drafts too
+            self._account(outcomes, price(n_rows), price(n_rows - n_drafted), pass_ms, n_tokens, n_drafted > 0)
+        self._draft_ms = self._expected_ms = 0.0
 
     def _account(
         self,
