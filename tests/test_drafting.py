@@ -13,7 +13,7 @@ import vocabulary_files
 from scripted_drafts import FLAT, STEEP
 from small_models import small_model, written
 
-from edgeinfer import catalog, drafting, env, gguf
+from edgeinfer import catalog, drafting, env, gguf, memory
 from edgeinfer.engines import EngineConfig
 from edgeinfer.engines.scripted import ScriptedEngine
 from edgeinfer.errors import (
@@ -47,7 +47,7 @@ class Machine:
         monkeypatch.setattr(catalog, "ensure", self._find)
         monkeypatch.setattr(drafting, "open_engine", self._open)
         monkeypatch.setattr(drafting, "ensure_draft", self._no_build)
-        monkeypatch.setattr(drafting.memory, "available", lambda: self.free_bytes)
+        monkeypatch.setattr(memory, "available", lambda: self.free_bytes)
         monkeypatch.setattr(costs, "measure", self._measure)
         self._tokenizer = Tokenizer.from_gguf(self.path)
 
