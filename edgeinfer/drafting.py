@@ -20,12 +20,7 @@ import numpy.typing as npt
 from edgeinfer import catalog, device, gguf, memory
 from edgeinfer.core import ModelInfo
 from edgeinfer.engines import Engine, EngineConfig, open_engine
-from edgeinfer.errors import (
-    EdgeInferError,
-    InsufficientMemory,
-    ModelNotFound,
-    UnsupportedModel,
-)
+from edgeinfer.errors import EdgeInferError, ModelNotFound, UnsupportedModel
 from edgeinfer.speculate import CostCurve, Speculator, costs
 from edgeinfer.speculate.draft_file import open_draft
 from edgeinfer.speculate.economy import Economy, outlook
@@ -85,7 +80,7 @@ def speculator(
         return Speculator(curve, NgramDrafter()), []
     try:
         model, remarks = _model(target, curve, name, named, cap_bytes, said, progress)
-    except (ModelNotFound, UnsupportedModel, InsufficientMemory) as error:
+    except EdgeInferError as error:
         if named:
             raise
         return Speculator(curve, NgramDrafter()), [] if isinstance(error, ModelNotFound) else [
@@ -144,14 +139,16 @@ def _model(
     memory.check(source.file, config, cap_bytes=max(room, 1))
     engine, heads = source.open(config)
     try:
+        if not engine.rewinds:
+            raise UnsupportedModel(f"{name} cannot draft: {source.info.architecture} cannot go back a few tokens")
         price = _curve(engine, source.info, config, target.kernels, said)
-    except EdgeInferError:
+        if _pays(curve, price):
+            return (ModelDrafter(engine, vocabulary, heads), price), remarks
+    except BaseException:
         engine.close()
         raise
-    if not _pays(curve, price):
-        engine.close()
-        return None, [_not_worth(name)]
-    return (ModelDrafter(engine, vocabulary, heads), price), remarks
+    engine.close()
+    return None, [_not_worth(name)]
 
 
 def _not_worth(name: str) -> str:
@@ -175,7 +172,8 @@ def _curve(engine: Engine, info: ModelInfo, config: EngineConfig, kernels: str, 
         with ThreadPoolExecutor(1, thread_name_prefix="edgeinfer-measuring") as pool:
             what = pool.submit(costs.measure, engine, lambda part: said(f"measuring {info.name} once: {part}"))
             curve = what.result()
-        costs.remember(curve, *words)
+        with contextlib.suppress(OSError):  # a disk that is full or not ours: it is measured again
+            costs.remember(curve, *words)
     return curve
 
 

@@ -192,7 +192,7 @@ class Scheduler:
             self._running.remove(reading[0])
             self._running.append(reading[0])
         if self._speculator is not None and n_decoding:
-            self._draft(self._speculator, plan[:n_decoding], sum(len(part.slice.token_ids) for part in plan))
+            self._draft(self._speculator, plan, n_decoding)
         return plan
 
     def _slice(self, request: Request, n_max: int) -> Slice:
@@ -204,16 +204,18 @@ class Scheduler:
         n_logits = int(end == request.n_tokens)
         return Slice(request.lease.seq, request.tokens[request.n_past : end], request.n_past, n_logits)
 
-    def _draft(self, speculator: Speculator, parts: Sequence[_Part], n_rows: int) -> None:
-        """Add drafts to the parts of decoding requests, in a pass that has ``n_rows`` without them."""
-        parts = [part for part in parts if part.request.takes_drafts]
+    def _draft(self, speculator: Speculator, plan: Plan, n_decoding: int) -> None:
+        """Add drafts to the first parts of the plan, which are those of decoding requests. Whoever is cancelled
+        meanwhile ends it: all of the plan wait for it."""
+        parts = [part for part in plan[:n_decoding] if part.request.takes_drafts]
         wants = [_want(part.request) for part in parts]
-        if not wants or not self._take_off([part.request for part in parts]):
+        if not wants or not self._take_off([part.request for part in plan]):
             return
+        n_rows = sum(len(part.slice.token_ids) for part in plan)
         self._drafting = True
         try:
-            room = self._engine.n_batch - n_rows
-            drafts = speculator.draft(wants, n_rows - len(wants), room, len(self._running))
+            room, n_beside = self._engine.n_batch - n_rows, n_decoding - len(wants)
+            drafts = speculator.draft(wants, n_rows - len(wants), room, n_beside, len(self._running))
         except ForwardCancelled:
             return
         finally:
@@ -354,10 +356,12 @@ class Scheduler:
         return end, outcome
 
     def _keep_chosen(self, part: _Part) -> None:
-        """Cut the drafted tokens that were not chosen out of the sequence."""
-        if part.n_right < part.n_drafted:
-            n_kept = part.request.n_past - part.n_drafted + part.n_right
-            part.request.n_past = self._engine.truncate(part.slice.seq, n_kept)
+        """Cut the drafted tokens that were not chosen out of the sequence, and a chosen end: it is not part of the
+        text, and whoever continues that would find a token too many."""
+        request = part.request
+        n_kept = min(request.n_past - part.n_drafted + part.n_right, request.n_tokens)
+        if n_kept < request.n_past:
+            request.n_past = self._engine.truncate(part.slice.seq, n_kept)
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         if self._speculator is not None:

@@ -149,7 +149,10 @@ class _Match:
             )
 
     def fits(self, token_ids: Sequence[int]) -> int:
-        return 0 if self.finished else int(self._matcher.validate_tokens(list(token_ids)))
+        if self.finished:
+            return 0
+        n_known = next((i for i, each in enumerate(token_ids) if each >= self._tokens.n_vocab), len(token_ids))
+        return int(self._matcher.validate_tokens(list(token_ids[:n_known])))  # one past them would break the matcher
 
     def _refresh(self, error: type[GrammarError] | type[EngineError]) -> None:
         self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)

@@ -41,8 +41,8 @@ class CostCurve:
         rows = (*self.ms[0], *self.ms[1], self.read_ms)
         if len(self.ms[0]) != len(ROWS) or len(self.ms[1]) != len(ROWS) or not all(0 < ms < 1e7 for ms in rows):
             raise ValueError("a cost curve has a positive time for each number of rows")
-        if not 0 <= self.depths[0] < self.depths[1]:
-            raise ValueError("the depths of a cost curve ascend")
+        if not 0 <= self.depths[0] < self.depths[1] < 1 << 31:
+            raise ValueError("the depths of a cost curve ascend, and are those of a context")
 
     def at(self, depth: float) -> Price:
         """The curve at a depth: linear in it, as attention is, beyond what was measured too."""
@@ -117,7 +117,7 @@ def _store() -> Path:
 
 def _entries() -> dict[str, Any]:
     """Damaged counts as empty: it can be measured again."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         document = json.loads(_store().read_text())
         if document["version"] == _VERSION and isinstance(document["costs"], dict):
             return dict(document["costs"])
@@ -134,7 +134,7 @@ def recall(*what: object) -> CostCurve | None:
 
 
 def _parsed(entry: Any) -> CostCurve | None:
-    with contextlib.suppress(ValueError, TypeError, KeyError):
+    with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):
         near, far = (tuple(float(ms) for ms in row) for row in entry["ms"])
         first, second = (int(depth) for depth in entry["depths"])
         return CostCurve((first, second), (near, far), float(entry["read_ms"]))

@@ -105,23 +105,26 @@ class Speculator:
         self._worth_ms = self._paid_ms = 0.0
         # Log of milliseconds spent over expected, of steps with and without drafts.
         self._drift = {True: 0.0, False: 0.0}
-        # Of the present step: its depth, requests in flight, and the time that drafting took and was expected to.
+        # Of the present step, if it drafted: depth, requests in flight, and the time that drafting took and should.
         self._depth, self._n_running = 0.0, 1
         self._draft_ms = self._guess_ms = self._read_ms = 0.0
 
-    def draft(self, wants: Sequence[Want], n_other_rows: int, room: int, n_running: int = 1) -> list[TokenIds]:
+    def draft(
+        self, wants: Sequence[Want], n_other_rows: int, room: int, n_beside: int = 0, n_running: int = 1
+    ) -> list[TokenIds]:
         """For each request the tokens to check in the next pass, which has ``n_other_rows`` besides one for each
-        request and ``room`` left. ``n_running`` requests are in flight, some of them still read their prompts. Raises
+        request and ``room`` left. ``n_beside`` of the other rows bring a token of an answer each, which a longer pass
+        holds up. ``n_running`` requests are in flight, some of them still read their prompts. Raises
         `ForwardCancelled` when interrupted."""
         begin = time.perf_counter()
-        self._guess_ms = self._read_ms = 0.0
+        self._draft_ms = self._guess_ms = self._read_ms = 0.0
         self._n_running = max(n_running, len(wants))
         chains = [_Chain(want) for want in wants]
         for want, chain in zip(wants, chains, strict=True):
             self._known(want.key).chain = chain
         if wants and room > 0:
             depth = self._depth = float(np.mean([len(want.tokens) for want in wants]))
-            economy = self._economy(len(wants) + n_other_rows, len(wants))
+            economy = self._economy(len(wants) + n_other_rows, len(wants) + n_beside)
             self._grow([chain for chain in chains if self._credit(chain.want) > 0], economy, depth)
             lengths = share([self._affordable(chain, economy) for chain in chains], economy, room)
         else:
@@ -282,15 +285,16 @@ class Speculator:
         """What became of the last `draft`. ``n_rows`` were in the pass, which took ``pass_ms``."""
         if not outcomes:
             return
-        drafted = any(outcome.n_drafted for outcome in outcomes)
+        n_drafted = sum(outcome.n_drafted for outcome in outcomes)
         n_tokens = sum(outcome.n_right + 1 for outcome in outcomes)
         for outcome in outcomes:
             self._learn(outcome)
         n_drafted = sum(outcome.n_drafted for outcome in outcomes)
         price = self._target.at(self._depth)
         self._charge(outcomes, n_drafted, price(n_rows - n_drafted), price(n_rows), pass_ms)
-        if n_rows <= 2 * ROWS[-1]:
-            self._account(outcomes, price(n_rows), price(len(outcomes)), pass_ms, n_tokens, drafted)
+        if n_rows <= 2 * ROWS[-1]:  # what others have in the pass, it would have without drafts too
+            self._account(outcomes, price(n_rows), price(n_rows - n_drafted), pass_ms, n_tokens, n_drafted > 0)
+        self._draft_ms = self._guess_ms = self._read_ms = 0.0
 
     def _charge(
         self, outcomes: Sequence[Checked], n_drafted: int, plain_ms: float, expected_ms: float, pass_ms: float

@@ -17,6 +17,7 @@ __all__ = ["VocabularyMap", "match"]
 
 Ids = npt.NDArray[np.int32]
 _LEAST_OVERLAP = 0.5
+_MOST_BYTES = 64  # of a token that is spelled, its last: it must not fill a draft's context
 
 
 class Pieces(Protocol):
@@ -51,13 +52,15 @@ class VocabularyMap:
         return self.n_shared / len(self.to_draft)
 
     def spell(self, token_id: int) -> tuple[int, ...]:
-        """The draft's tokens for one of the target's; at least one."""
-        own = int(self.to_draft[token_id])
+        """The draft's tokens for one of the target's; at least one, for padding past its vocabulary too."""
+        own = int(self.to_draft[token_id]) if token_id < len(self.to_draft) else -1
         return (own,) if own >= 0 else self._spelled.get(token_id, (0,))
 
     def drafts(self, heads: Ids) -> Ids:
-        """The target's id for each of these ids of the draft; -1 where it has none."""
-        return self.to_target[heads]
+        """The target's id for each of these ids of the draft; -1 where it has none, as for padding past the draft's
+        vocabulary."""
+        known = heads < len(self.to_target)
+        return np.where(known, self.to_target[np.where(known, heads, 0)], np.int32(-1))
 
 
 def match(target: Pieces, draft: Pieces, names: tuple[str, str] = ("the target", "the draft")) -> VocabularyMap:
@@ -96,6 +99,7 @@ def _spelled(
     spelled = {}
     for i in missing.tolist():
         rest, control = theirs[i]
+        rest = rest[-_MOST_BYTES:]
         ids: list[int] = []
         while rest and not control:
             for n in range(min(longest, len(rest)), 0, -1):

@@ -20,6 +20,7 @@ from edgeinfer.sampling import grammar as grammar_module
 from edgeinfer.sampling.grammar import compile_grammar
 from edgeinfer.sampling.sampler import Constraint
 from edgeinfer.sampling.samplers import Floats
+from edgeinfer.text.byte_tokenizer import ByteTokenizer
 
 WORDS = [
     b"ab",
@@ -477,3 +478,13 @@ def test_a_sampler_goes_through_a_grammar_to_its_end() -> None:
         sampler.accept(token)
         out += VOCABULARY.token_bytes(token)
     assert json.loads(out) == {"a": False}
+
+
+def test_a_draft_with_a_token_past_the_vocabulary_does_no_harm() -> None:
+    """Rows of logits may be padded; asked about such a token, llguidance would refuse everything that comes after."""
+    vocabulary = ByteTokenizer()
+    match = compile_grammar(Grammar("regex", "[ab]{2,4}"), vocabulary)()
+    assert match.fits([97, vocabulary.n_vocab + 5, 98]) == 1
+    match.accept(97)
+    match.accept(98)
+    assert match.fits([97, 99]) == 1

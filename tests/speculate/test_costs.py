@@ -24,7 +24,16 @@ def test_remembered_and_forgotten_by_the_first_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["null", "[]", '{"depths": [1]}', '{"depths": [1, 2], "ms": [[1], [2]], "read_ms": 1}']
+    "entry",
+    [
+        "null",
+        "[]",
+        '{"depths": [1]}',
+        '{"depths": [1, 2], "ms": [[1], [2]], "read_ms": 1}',
+        f'{{"depths": [1, 2], "ms": [{[1] * 9}, {[1] * 9}], "read_ms": {"9" * 400}}}',
+        f'{{"depths": [1, Infinity], "ms": [{[1] * 9}, {[1] * 9}], "read_ms": 1}}',
+        f'{{"depths": [1, {"9" * 400}], "ms": [{[1] * 9}, {[1] * 9}], "read_ms": 1}}',
+    ],
 )
 def test_a_damaged_entry_counts_as_none(entry: str) -> None:
     costs.remember(FLAT, "a", "b")
@@ -38,3 +47,13 @@ def test_a_damaged_entry_counts_as_none(entry: str) -> None:
 def test_growth_in_passes_of_one_token() -> None:
     assert FLAT.growth(32) == dict.fromkeys(ROWS, 1.0)
     assert STEEP.growth(512) == pytest.approx({n: n for n in ROWS})
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "\0\xff", '{"version": 1, "costs": []}', "[1]"])
+def test_a_damaged_file_counts_as_empty(text: str) -> None:
+    costs.remember(FLAT, "a")
+    store = env.cache_dir() / "costs.json"
+    store.write_bytes(text.encode("latin-1"))
+    assert costs.recall("a") is None
+    costs.remember(STEEP, "a")
+    assert costs.recall("a") == STEEP

@@ -30,7 +30,8 @@ from edgeinfer.engines.scripted import ScriptedEngine
 from edgeinfer.errors import EngineError
 from edgeinfer.sampling.samplers import Floats
 from edgeinfer.scheduler import Scheduler
-from edgeinfer.speculate import Speculator
+from edgeinfer.speculate import Checked, CostCurve, Speculator, Want
+from edgeinfer.speculate.costs import ROWS
 from edgeinfer.speculate.model import ModelDrafter
 from edgeinfer.speculate.ngram import NgramDrafter
 from edgeinfer.speculate.vocabulary import VocabularyMap
@@ -125,6 +126,24 @@ def test_an_answer_ends_inside_a_draft() -> None:
     scheduler.submit(request([1, 2, 3], None, heard, n_ctx=20))
     run(scheduler)
     assert (len(heard.ids), heard.reason) == (17, "length")
+
+
+def test_an_end_that_was_drafted_does_not_stay_in_the_sequence() -> None:
+    """It is no token of the text: the next turn, which begins with that text, found one more token than it knew of."""
+
+    def script(tokens: Sequence[int]) -> int:
+        return 5 if len(tokens) % 10 < 9 else EOS
+
+    scripted = ScriptedEngine(script, n_vocab=N_VOCAB, n_seq_max=1)
+    scheduler = Scheduler(scripted, Speculator(FLAT, Oracle(script=script)))
+    heard, after = Heard(), Heard()
+    scheduler.submit(request([1, 2, 3], None, heard))
+    run(scheduler)
+    assert (heard.ids, heard.reason, heard.stats.n_accepted > 0) == ([5] * 6, "stop", True)
+    assert scripted.length(0) <= 9
+    scheduler.submit(request([1, 2, 3, *heard.ids, 7, 8], None, after))
+    run(scheduler)
+    assert (after.error, after.ids, after.reason) == (None, [5] * 8, "stop")
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -242,3 +261,49 @@ def test_drafters_hear_that_a_request_has_ended() -> None:
     assert sorted(oracle.ended) == sorted(each.key for each in requests)
     assert scheduler._speculator is not None
     assert not scheduler._speculator._followed
+
+
+def test_cancel_is_heard_by_a_draft_that_others_wait_for() -> None:
+    """A prompt is read in the same step as somebody's draft is made: cancelled meanwhile, it does not wait for it."""
+    interrupted: list[bool] = []
+
+    class Cancelling(ScriptedEngine):
+        def forward(self, slices: Sequence[Slice]) -> npt.NDArray[np.float32]:
+            if reading in scheduler._running:
+                scheduler.cancel(reading)
+                interrupted.append(self._interrupted)
+            return super().forward(slices)
+
+    drafter = ModelDrafter(Cancelling(next_token, n_vocab=N_VOCAB), VocabularyMap.same(N_VOCAB))
+    scheduler = Scheduler(engine(), Speculator(FLAT, None, drafter, CHEAP))
+    heard, gone = Heard(), Heard()
+    reading = request([3] * 300, 10, gone)
+    scheduler.submit(request([1, 2], 60, heard))
+    scheduler.step()
+    scheduler.submit(reading)
+    run(scheduler)
+    assert interrupted == [True]
+    assert (gone.reason, gone.ids) == ("cancelled", [])
+    assert heard.ids == expected([1, 2], 60)
+
+
+def test_drafts_pay_for_holding_up_those_who_take_none() -> None:
+    """What pays for one alone does not where seven others, who decline, wait for a longer pass."""
+    rows = tuple(10.0 + n for n in ROWS)
+    for n_declining, drafts in ((0, True), (7, False)):
+        speculator = Speculator(CostCurve((32, 512), (rows, rows), 1.0), Oracle(0.3, chance=0.3))
+        scheduler, heard = Scheduler(engine(n_seq_max=8), speculator), Heard()
+        for i in range(n_declining):
+            declining = request([9, i], 40, Heard())
+            declining.takes_drafts = False
+            scheduler.submit(declining)
+        scheduler.submit(request([1, 2, 3], 10, heard))
+        run(scheduler)
+        assert (heard.stats.n_drafted > 0) is drafts
+
+
+def test_rows_of_others_are_no_loss() -> None:
+    speculator = Speculator(STEEP)
+    speculator.draft([Want(1, np.array([1, 2], np.int32), 10, 11, lambda *_: (0, 1.0))], 7, 100)
+    speculator.checked([Checked(1, 0, 0, 3)], n_rows=8, pass_ms=80.0)
+    assert speculator.gain(1) == 1.0
