@@ -15,7 +15,7 @@ namespace {
 struct Avx512Lanes {
     using F = __m512;
     // 6 x 4 sums, 4 registers of keys or values and one of queries or weights: 29 of 32.
-    static constexpr int kRows = 6, kVectors = 4;
+    static constexpr int kVectors = 4;
 
     static EI_FORCE_INLINE F set(float value) { return _mm512_set1_ps(value); }
     static EI_FORCE_INLINE F load(const float *from) { return _mm512_loadu_ps(from); }
@@ -74,7 +74,7 @@ struct Avx512Lanes {
         const __m128i half = _mm_max_epu16(_mm256_castsi256_si128(best), _mm256_extracti128_si256(best, 1));
         return static_cast<uint16_t>(~_mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(half, _mm_set1_epi16(-1))), 0));
     }
-    static EI_FORCE_INLINE void transpose_half(const char *const (&cells)[16], int64_t at, float *to, int64_t stride) {
+    static EI_FORCE_INLINE void transpose_half(const char *const *cells, int64_t at, float *to, int64_t stride) {
         F r[16], t[16];
         EI_UNROLL
         for (int i = 0; i < 16; ++i) r[i] = load_half(reinterpret_cast<const uint16_t *>(cells[i]) + at);

@@ -18,7 +18,7 @@ struct NeonLanes {
         float32x4_t x[4];
     };
     // 6 x 4 registers of sums, 4 of keys or values and one of queries or weights: 29 of 32.
-    static constexpr int kRows = 6, kVectors = 1;
+    static constexpr int kVectors = 1;
 
     static EI_FORCE_INLINE F set(float value) {
         const float32x4_t v = vdupq_n_f32(value);
@@ -131,11 +131,12 @@ struct NeonLanes {
         }
         return vmaxvq_u16(vmaxq_u16(a, b));
     }
-    // 4 elements of 4 cells; 8-byte loads, so that a row of 16 registers is never needed.
-    static EI_FORCE_INLINE void transpose_4(const char *const *cells, int64_t at, float *to, int64_t stride) {
+    // load(i): 4 elements of cell i. Four at a time, so that a row of 16 registers is never needed.
+    template <class Load>
+    static EI_FORCE_INLINE void transpose_4(Load load, float *to, int64_t stride) {
         float32x4_t r[4], t[4];
         EI_UNROLL
-        for (int i = 0; i < 4; ++i) r[i] = load_half_4(reinterpret_cast<const uint16_t *>(cells[i]) + at);
+        for (int i = 0; i < 4; ++i) r[i] = load(i);
         EI_UNROLL
         for (int i = 0; i < 2; ++i) {
             t[i] = vtrn1q_f32(r[2 * i], r[2 * i + 1]);      // elements 0 and 2 of two cells
@@ -148,9 +149,12 @@ struct NeonLanes {
             vst1q_f32(to + (i + 2) * stride, vreinterpretq_f32_f64(vtrn2q_f64(a, b)));
         }
     }
-    static EI_FORCE_INLINE void transpose_half(const char *const (&cells)[16], int64_t at, float *to, int64_t stride) {
+    static EI_FORCE_INLINE void transpose_half(const char *const *cells, int64_t at, float *to, int64_t stride) {
         for (int d = 0; d < 16; d += 4) {
-            for (int c = 0; c < 16; c += 4) transpose_4(cells + c, at + d, to + d * stride + c, stride);
+            for (int c = 0; c < 16; c += 4) {
+                const auto load = [&](int i) { return load_half_4(reinterpret_cast<const uint16_t *>(cells[c + i]) + at + d); };
+                transpose_4(load, to + d * stride + c, stride);
+            }
         }
     }
 };

@@ -15,7 +15,7 @@ struct ScalarLanes {
     struct F {
         float x[16];
     };
-    static constexpr int kRows = 6, kVectors = 1;
+    static constexpr int kVectors = 1;
 
     template <class Each>
     static F each(Each value) {
@@ -105,7 +105,7 @@ struct ScalarLanes {
         return best;
     }
     // Elements at .. at + 15 of 16 cells: to[d * stride + cell].
-    static void transpose_half(const char *const (&cells)[16], int64_t at, float *to, int64_t stride) {
+    static void transpose_half(const char *const *cells, int64_t at, float *to, int64_t stride) {
         for (int d = 0; d < 16; ++d) {
             for (int c = 0; c < 16; ++c) to[d * stride + c] = half_to_float(reinterpret_cast<const uint16_t *>(cells[c])[at + d]);
         }

@@ -53,11 +53,11 @@ std::vector<float> attend(int32_t isa, const Case &c, Range tokens, int heads_at
                                  reinterpret_cast<char *>(out.data()), n_heads * d * 4, d * 4, static_cast<size_t>(c.n_kv_heads) * d * half, d * half,
                                  static_cast<size_t>(c.n_kv_heads) * d * half, d * half, static_cast<size_t>(c.n_kv) * half, n_heads * d * 4, d * 4,
                                  c.n_kv, c.head_dim, c.n_group, 0.125f};
-    Buffer scratch(ei_attention_scratch_bytes(c.n_kv, c.head_dim, tokens.n, heads_at_once));
+    Buffer scratch(ei_attention_scratch_bytes(c.n_kv, c.head_dim, tokens.n, heads_at_once, 1));
     for (int h = 0; h < c.n_kv_heads; ++h) {
         for (int g = 0; g < c.n_group; g += heads_at_once) {
-            const ei_attention_unit unit{h, tokens.first, tokens.n, g, std::min(heads_at_once, c.n_group - g), scratch.data()};
-            ei_attention(isa, &args, &unit);
+            const ei_attention_unit unit{h, tokens.first, tokens.n, g, std::min(heads_at_once, c.n_group - g), scratch.data(), 0, 1, 0};
+            ei_attention(isa, EI_FORMAT_F16, &args, &unit);
         }
     }
     return out;
