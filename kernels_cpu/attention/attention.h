@@ -105,7 +105,14 @@ float max_of_scores(const float *row, int n) {
     return L::any(bad) || max == HUGE_VALF ? bits_float(0x7fc00000) : max;
 }
 
-template <class L, class K>
+// The cells of the tile that begins at `first`, for `address` u.k_cell or u.v_cell.
+template <class Address>
+void point_at(const Unit &u, int first, Address address, const char *(&cells)[kTileCells]) {
+    for (int i = 0; i < kTileCells; ++i) cells[i] = address(u.s.cells[first + i]);
+}
+
+// Along with the tile's scores, what its values will need: their stream from memory hides behind the products.
+template <class L, class K, class V>
 void score(Unit &u) {
     const int64_t d = u.args.head_dim;
     const size_t stride = static_cast<size_t>(u.n_padded), query_bytes = K::query_bytes(d);
@@ -113,15 +120,24 @@ void score(Unit &u) {
         const char *const from = u.args.q + u.query_token(row) * u.args.q_token_stride + u.query_head(row) * u.args.q_head_stride;
         K::prepare_query(reinterpret_cast<const float *>(from), u.args.scale, d, u.s.q + static_cast<size_t>(row) * query_bytes);
     }
+    const auto k_cell = [&](int32_t cell) { return u.k_cell(cell); };
+    const auto v_cell = [&](int32_t cell) { return u.v_cell(cell); };
     for (int first = 0; first < u.n_padded; first += kTileCells) {
         const TileMask mask = load_mask<L>(u, first);
-        const char *cells[kTileCells];
-        for (int i = 0; i < kTileCells; ++i) cells[i] = u.k_cell(u.s.cells[first + i]);
-        K::load_tile(cells, d, u.s.tile);
+        const char *cells[kTileCells], *next[kTileCells];
+        point_at(u, first, k_cell, cells);
+        point_at(u, u.next_tile(first), k_cell, next);
+        K::load_tile(cells, next, d, u.s.tile);
         for_row_runs(u, mask.any, [&](int row, auto n) {
             K::template score<decltype(n)::value>(u.s.q + static_cast<size_t>(row) * query_bytes, d, u.s.tile, u.scores(row) + first, stride);
         });
         mask_scores<L>(u, first, mask);
+        point_at(u, first, v_cell, cells);
+        point_at(u, u.next_tile(first), v_cell, next);
+        for (int i = 0; i < kTileCells; ++i) {
+            prefetch_cells(next + i, 1, 0, V::cell_bytes(d));
+            u.s.v_max[first + i] = V::largest(cells[i], d);
+        }
     }
     for (int row = 0; row < u.rows(); ++row) u.s.states[row].max = max_of_scores<L>(u.scores(row), u.n_padded);
 }
@@ -136,11 +152,6 @@ float gather_max(const Unit &u, int row) {
         if (!(max >= one) && max == max) max = one;
     }
     return max;
-}
-
-template <class V>
-void find_v_max(const Unit &u) {
-    for (int i = 0; i < u.n_padded; ++i) u.s.v_max[i] = V::largest(u.v_cell(u.s.cells[i]), u.args.head_dim);
 }
 
 // Turns a row of scores into weights: none where the row has no answer, or sees nothing.
@@ -162,9 +173,8 @@ void weigh(float *row, float max, const float *v_max, int n, RowState &state) {
     state.v_max = L::reduce_max(bound);
 }
 
-template <class L, class V>
+template <class L>
 void weigh_all(Unit &u) {
-    find_v_max<V>(u);
     for (int row = 0; row < u.rows(); ++row) weigh<L>(u.scores(row), gather_max(u, row), u.s.v_max, u.n_padded, u.s.states[row]);
 }
 
@@ -249,18 +259,23 @@ template <class L, class V>
 void add_tile(const Unit &u, int first, uint64_t tokens) {
     const int64_t d = u.args.head_dim;
     const size_t stride = static_cast<size_t>(u.n_padded);
-    const char *cells[kTileCells];
+    const char *cells[kTileCells], *next[kTileCells];
     point_at_values(u, first, cells);
+    point_at(u, u.next_tile(first), [&](int32_t cell) { return u.v_cell(cell); }, next);
     const auto add = [&](auto load) {
         for_row_runs(u, tokens, [&](int row, auto n) {
             add_rows<L, decltype(n)::value>(u.scores(row) + first, stride, load, d, u.s.out + row * d);
         });
     };
     if (u.rows() <= kRunRows) {
-        add([&](int i, int64_t at) { return V::load(cells[i], at); });
+        add([&](int i, int64_t at) {
+            if (at % 32 == 0) prefetch_cells(next + i, 1, V::offset(at), V::offset(at) + 1);
+            return V::load(cells[i], at);
+        });
     } else {  // several runs of rows: converted once for all
         float *const tile = reinterpret_cast<float *>(u.s.tile);
         for (int i = 0; i < kTileCells; ++i) {
+            prefetch_cells(next + i, 1, 0, V::cell_bytes(d));
             for (int64_t at = 0; at < d; at += 16) L::store(tile + i * d + at, V::load(cells[i], at));
         }
         add([=](int i, int64_t at) { return L::load(tile + i * d + at); });
@@ -315,8 +330,8 @@ void attend_whole(const AttentionArgs &args, const AttentionUnit &unit) {
         for (int t = 0; t < left; ++t) find_seen<L>(u, t);
         u.n_tokens = group_tokens(u, left);
         list_cells(u);
-        score<L, K>(u);
-        weigh_all<L, V>(u);
+        score<L, K, V>(u);
+        weigh_all<L>(u);
         add_values<L, V>(u);
         store_rows<L>(u);
         done += u.n_tokens;
@@ -343,11 +358,11 @@ void attend_part(const AttentionArgs &args, const AttentionUnit &unit) {
         for (int t = 0; t < u.n_tokens; ++t) find_seen<L>(u, t);
         list_cells(u);
         *u.s.n_cells = u.n_cells;
-        score<L, K>(u);
+        score<L, K, V>(u);
         return;
     }
     set_length(u, *u.s.n_cells);
-    if (unit.step == EI_ATTENTION_WEIGHTS) weigh_all<L, V>(u);
+    if (unit.step == EI_ATTENTION_WEIGHTS) weigh_all<L>(u);
     if (unit.step == EI_ATTENTION_VALUES) add_values<L, V>(u);
     if (unit.step == EI_ATTENTION_OUTPUT) store_rows<L>(u);
 }

@@ -16,11 +16,14 @@ struct HalfKeys {
         for (int64_t i = 0; i < head_dim; i += 16) L::store(q + i, L::mul(L::load(from + i), L::set(scale)));
     }
 
-    // 64 cells as tile[head_dim][64].
-    static void load_tile(const char *const (&cells)[kTileCells], int64_t head_dim, char *to) {
+    // 64 cells as tile[head_dim][64], while those that come next are on their way.
+    static void load_tile(const char *const *cells, const char *const *next, int64_t head_dim, char *to) {
         float *const tile = reinterpret_cast<float *>(to);
         for (int i = 0; i < kTileCells; i += 16) {
-            for (int64_t at = 0; at < head_dim; at += 16) L::transpose_half(cells + i, at, tile + at * kTileCells + i, kTileCells);
+            for (int64_t at = 0; at < head_dim; at += 16) {
+                if (at % 32 == 0) prefetch_cells(next + i, 16, static_cast<size_t>(at) * 2, static_cast<size_t>(at) * 2 + 1);
+                L::transpose_half(cells + i, at, tile + at * kTileCells + i, kTileCells);
+            }
         }
     }
 
@@ -62,6 +65,7 @@ struct HalfValues {
         const uint16_t largest = L::largest_half(reinterpret_cast<const uint16_t *>(cell), head_dim);
         return largest < kHalfInfinity ? half_to_float(largest) : HUGE_VALF;
     }
+    static constexpr size_t offset(int64_t at) { return cell_bytes(at); }
     // Elements at .. at + 15.
     static EI_FORCE_INLINE typename L::F load(const char *cell, int64_t at) { return L::load_half(reinterpret_cast<const uint16_t *>(cell) + at); }
 };

@@ -49,15 +49,19 @@ struct BlockKeys {
         }
     }
 
-    // 64 cells: all int8 as tile[block][group][64][4], then the scales as floats [block][64].
-    static void load_tile(const char *const (&cells)[kTileCells], int64_t head_dim, char *tile) {
-        float *scales = reinterpret_cast<float *>(tile + static_cast<size_t>(head_dim) * kTileCells);
-        for (size_t block = 0; block < static_cast<size_t>(head_dim / kBlock); ++block, scales += kTileCells) {
-            const size_t at = block * sizeof(BlockQ8_0);
-            uint16_t d[kTileCells];
-            for (int i = 0; i < kTileCells; ++i) std::memcpy(d + i, cells[i] + at, sizeof *d);
-            for (int i = 0; i < kTileCells; i += 16) B::transpose(cells + i, at + offsetof(BlockQ8_0, qs), tile + block * kTileBlockBytes + 4 * i);
-            for (int i = 0; i < kTileCells; i += 16) L::store(scales + i, L::load_half(d + i));
+    // 64 cells, while those that come next are on their way: all int8 as tile[block][group][64][4], then the scales as floats [block][64].
+    static void load_tile(const char *const *cells, const char *const *next, int64_t head_dim, char *tile) {
+        const size_t n_blocks = static_cast<size_t>(head_dim / kBlock);
+        float *const scales = reinterpret_cast<float *>(tile + n_blocks * kTileBlockBytes);
+        for (int i = 0; i < kTileCells; i += 16) {
+            for (size_t block = 0; block < n_blocks; ++block) {
+                const size_t at = block * sizeof(BlockQ8_0);
+                prefetch_cells(next + i, 16, at + sizeof(BlockQ8_0) - 1, at + sizeof(BlockQ8_0));
+                uint16_t d[16];
+                for (int j = 0; j < 16; ++j) std::memcpy(d + j, cells[i + j] + at, sizeof *d);
+                B::transpose(cells + i, at + offsetof(BlockQ8_0, qs), tile + block * kTileBlockBytes + 4 * i);
+                L::store(scales + block * kTileCells + i, L::load_half(d));
+            }
         }
     }
 
@@ -108,6 +112,7 @@ struct BlockValues {
         }
         return largest < kHalfInfinity ? 128.0f * half_to_float(largest) : HUGE_VALF;
     }
+    static constexpr size_t offset(int64_t at) { return cell_bytes(at); }
     // Elements at .. at + 15.
     static EI_FORCE_INLINE typename L::F load(const char *cell, int64_t at) {
         const char *const block = cell + static_cast<size_t>(at / kBlock) * sizeof(BlockQ8_0);

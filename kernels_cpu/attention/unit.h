@@ -52,6 +52,7 @@ struct Unit {
     const char *v_cell(int32_t cell) const { return args.v + static_cast<size_t>(cell) * args.v_cell_stride + static_cast<size_t>(kv_head) * args.v_head_stride; }
     size_t query_head(int row) const { return static_cast<size_t>(kv_head) * args.n_group + first_head + row % n_heads; }
     size_t query_token(int row) const { return static_cast<size_t>(first_token) + row / n_heads; }
+    int next_tile(int first) const { return first + kTileCells < n_padded ? first + kTileCells : first; }
     float *scores(int row) const { return s.scores + static_cast<size_t>(row) * static_cast<size_t>(n_padded); }
     // The same place in another part's scratch.
     template <class T>
@@ -83,6 +84,13 @@ Scratch carve_scratch(void *memory, int64_t n_kv, int64_t head_dim, int n_tokens
     s.mask = carve<float>(at, static_cast<size_t>(n_tokens) * kTileCells);
     s.scores = carve<float>(at, r * n);
     return s;
+}
+
+// Asks for bytes [begin, end) of some cells ahead of their use: they lie too far apart for the processor to guess.
+EI_INLINE void prefetch_cells(const char *const *cells, int n, size_t begin, size_t end) {
+    for (size_t at = begin; at < end; at += 64) {
+        for (int i = 0; i < n; ++i) EI_PREFETCH_L2(cells[i] + at);
+    }
 }
 
 // ---- Which cells are seen.
