@@ -56,15 +56,11 @@ TileMask load_mask(const Unit &u, int first) {
     return found;
 }
 
-// Calls work(row, R) for runs of up to 6 rows of which some token sees the tile; R is the run's length as a type.
+// Calls work(row, R) for runs of up to 6 rows; R is the run's length as a type.
 template <class Work>
-void for_row_runs(const Unit &u, uint64_t tokens, Work work) {
+void for_row_runs(const Unit &u, Work work) {
     for (int row = 0, n; row < u.rows(); row += n) {
         n = u.rows() - row < kRunRows ? u.rows() - row : kRunRows;
-        const int from = row / u.n_heads, to = (row + n - 1) / u.n_heads;
-        bool any = false;
-        for (int t = from; t <= to; ++t) any |= (tokens >> t & 1) != 0;
-        if (!any) continue;
         switch (n) {
             case 1: work(row, std::integral_constant<int, 1>()); break;
             case 2: work(row, std::integral_constant<int, 2>()); break;
@@ -74,6 +70,13 @@ void for_row_runs(const Unit &u, uint64_t tokens, Work work) {
             default: work(row, std::integral_constant<int, 6>()); break;
         }
     }
+}
+
+// Whether a token of these rows is among `tokens`.
+bool any_of_rows(const Unit &u, uint64_t tokens, int row, int n) {
+    bool any = false;
+    for (int t = row / u.n_heads; t <= (row + n - 1) / u.n_heads; ++t) any |= (tokens >> t & 1) != 0;
+    return any;
 }
 
 // ---- Scores.
@@ -128,7 +131,8 @@ void score(Unit &u) {
         point_at(u, first, k_cell, cells);
         point_at(u, u.next_tile(first), k_cell, next);
         K::load_tile(cells, next, d, u.s.tile);
-        for_row_runs(u, mask.any, [&](int row, auto n) {
+        for_row_runs(u, [&](int row, auto n) {
+            if (!any_of_rows(u, mask.any, row, n)) return;
             K::template score<decltype(n)::value>(u.s.q + static_cast<size_t>(row) * query_bytes, d, u.s.tile, u.scores(row) + first, stride);
         });
         mask_scores<L>(u, first, mask);
@@ -205,44 +209,40 @@ RowTotal gather_total(const Unit &u, int row) {
 
 // ---- Values.
 
-// Accumulators of R rows x 16 * kVectors dimensions over the cells of a tile; load(i, at): dimensions at .. at + 15 of its cell i.
-template <class L, int R, class Load>
-void add_rows(const float *weights, size_t stride, Load load, int64_t head_dim, float *out) {
-    for (int64_t first = 0; first < head_dim; first += 16 * L::kVectors) {
-        const int64_t n = head_dim - first < 16 * L::kVectors ? 1 : L::kVectors;  // a rest goes 16 by 16
-        if (n == L::kVectors) {
-            typename L::F sum[R][L::kVectors];
+// Accumulators of R rows x 16 * N dimensions from `at` on, over those cells of a tile that `used` has; load(i, at): dimensions at .. at + 15
+// of its cell i.
+template <class L, int R, int N, class Load>
+EI_FORCE_INLINE void add_columns(const float *weights, size_t stride, uint64_t used, Load load, int64_t at, int64_t head_dim, float *out) {
+    typename L::F sum[R][N];
+    EI_UNROLL
+    for (int r = 0; r < R; ++r) {
+        EI_UNROLL
+        for (int j = 0; j < N; ++j) sum[r][j] = L::load(out + r * head_dim + at + 16 * j);
+    }
+    for (; used != 0; used &= used - 1) {
+        const int i = lowest_bit(used);
+        typename L::F v[N];
+        EI_UNROLL
+        for (int j = 0; j < N; ++j) v[j] = load(i, at + 16 * j);
+        EI_UNROLL
+        for (int r = 0; r < R; ++r) {
+            const typename L::F p = L::set(weights[r * stride + i]);
             EI_UNROLL
-            for (int r = 0; r < R; ++r) {
-                EI_UNROLL
-                for (int j = 0; j < L::kVectors; ++j) sum[r][j] = L::load(out + r * head_dim + first + 16 * j);
-            }
-            for (int i = 0; i < kTileCells; ++i) {
-                typename L::F vi[L::kVectors];
-                EI_UNROLL
-                for (int j = 0; j < L::kVectors; ++j) vi[j] = load(i, first + 16 * j);
-                EI_UNROLL
-                for (int r = 0; r < R; ++r) {
-                    const typename L::F p = L::set(weights[r * stride + i]);
-                    EI_UNROLL
-                    for (int j = 0; j < L::kVectors; ++j) sum[r][j] = L::fma(p, vi[j], sum[r][j]);
-                }
-            }
-            EI_UNROLL
-            for (int r = 0; r < R; ++r) {
-                EI_UNROLL
-                for (int j = 0; j < L::kVectors; ++j) L::store(out + r * head_dim + first + 16 * j, sum[r][j]);
-            }
-            continue;
-        }
-        for (int64_t at = first; at < head_dim; at += 16) {
-            for (int r = 0; r < R; ++r) {
-                typename L::F sum = L::load(out + r * head_dim + at);
-                for (int i = 0; i < kTileCells; ++i) sum = L::fma(L::set(weights[r * stride + i]), load(i, at), sum);
-                L::store(out + r * head_dim + at, sum);
-            }
+            for (int j = 0; j < N; ++j) sum[r][j] = L::fma(p, v[j], sum[r][j]);
         }
     }
+    EI_UNROLL
+    for (int r = 0; r < R; ++r) {
+        EI_UNROLL
+        for (int j = 0; j < N; ++j) L::store(out + r * head_dim + at + 16 * j, sum[r][j]);
+    }
+}
+
+template <class L, int R, class Load>
+void add_rows(const float *weights, size_t stride, uint64_t used, Load load, int64_t head_dim, float *out) {
+    int64_t at = 0;
+    for (; at + 16 * L::kVectors <= head_dim; at += 16 * L::kVectors) add_columns<L, R, L::kVectors>(weights, stride, used, load, at, head_dim, out);
+    for (; at < head_dim; at += 16) add_columns<L, R, 1>(weights, stride, used, load, at, head_dim, out);
 }
 
 // The cells of a tile of V. Padding has no weight, and what is not finite belongs to rows that are marked already: both are read as zeros,
@@ -255,16 +255,33 @@ void point_at_values(const Unit &u, int first, const char *(&cells)[kTileCells])
     }
 }
 
+// 2^(k-24) of an accumulator that begins at C.
+float half_of_last_place(float offset) { return bits_float((float_bits(offset) & 0x7f800000) - (24u << 23)); }
+
+// The cells of a tile that change the sums of these rows. Less than half the accumulator's last place is rounded away, whatever
+// was added before; at long context that is much of what many heads look at.
+template <class L>
+uint64_t cells_used(const Unit &u, int first, int row, int n) {
+    uint64_t used = 0;
+    for (int r = row; r < row + n; ++r) used |= L::reaches_64(u.scores(r) + first, u.s.v_max + first, half_of_last_place(u.s.offset[r]));
+    return used;
+}
+
 template <class L, class V>
-void add_tile(const Unit &u, int first, uint64_t tokens) {
+void add_tile(const Unit &u, int first) {
     const int64_t d = u.args.head_dim;
     const size_t stride = static_cast<size_t>(u.n_padded);
     const char *cells[kTileCells], *next[kTileCells];
     point_at_values(u, first, cells);
     point_at(u, u.next_tile(first), [&](int32_t cell) { return u.v_cell(cell); }, next);
+    uint64_t *const used = u.s.used;
+    uint64_t any = 0;
+    for_row_runs(u, [&](int row, auto n) { any |= used[row / kRunRows] = cells_used<L>(u, first, row, n); });
     const auto add = [&](auto load) {
-        for_row_runs(u, tokens, [&](int row, auto n) {
-            add_rows<L, decltype(n)::value>(u.scores(row) + first, stride, load, d, u.s.out + row * d);
+        for_row_runs(u, [&](int row, auto n) {
+            if (const uint64_t bits = used[row / kRunRows]) {
+                add_rows<L, decltype(n)::value>(u.scores(row) + first, stride, bits, load, d, u.s.out + row * d);
+            }
         });
     };
     if (u.rows() <= kRunRows) {
@@ -274,7 +291,8 @@ void add_tile(const Unit &u, int first, uint64_t tokens) {
         });
     } else {  // several runs of rows: converted once for all
         float *const tile = reinterpret_cast<float *>(u.s.tile);
-        for (int i = 0; i < kTileCells; ++i) {
+        for (; any != 0; any &= any - 1) {
+            const int i = lowest_bit(any);
             prefetch_cells(next + i, 1, 0, V::cell_bytes(d));
             for (int64_t at = 0; at < d; at += 16) L::store(tile + i * d + at, V::load(cells[i], at));
         }
@@ -287,18 +305,12 @@ template <class L, class V>
 void add_values(Unit &u) {
     const int64_t d = u.args.head_dim;
     for (int row = 0; row < u.rows(); ++row) {
-        const float offset = gather_total(u, row).offset;
-        for (int64_t i = 0; i < d; i += 16) L::store(u.s.out + row * d + i, L::set(offset));
+        u.s.offset[row] = gather_total(u, row).offset;
+        for (int64_t i = 0; i < d; i += 16) L::store(u.s.out + row * d + i, L::set(u.s.offset[row]));
     }
-    for (int first = 0; first < u.n_padded; first += kTileCells) {
-        uint64_t tokens = 0;
-        for (int row = 0; row < u.rows(); ++row) {
-            if (L::any_nonzero_64(u.scores(row) + first)) tokens |= uint64_t{1} << (row / u.n_heads);
-        }
-        if (tokens != 0) add_tile<L, V>(u, first, tokens);
-    }
+    for (int first = 0; first < u.n_padded; first += kTileCells) add_tile<L, V>(u, first);
     for (int row = 0; row < u.rows(); ++row) {
-        const typename L::F offset = L::set(gather_total(u, row).offset);
+        const typename L::F offset = L::set(u.s.offset[row]);
         for (int64_t i = 0; i < d; i += 16) L::store(u.s.out + row * d + i, L::sub(L::load(u.s.out + row * d + i), offset));
     }
 }

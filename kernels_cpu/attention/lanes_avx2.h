@@ -81,11 +81,16 @@ struct Avx2Lanes {
         const __m128i half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
         return _mm_cvtsi128_si64(_mm_add_epi64(half, _mm_unpackhi_epi64(half, half)));
     }
-    static EI_FORCE_INLINE bool any_nonzero_64(const float *from) {
-        __m256i all = _mm256_setzero_si256();
+    // Bit i: p[i] * v_max[i] >= least.
+    static EI_FORCE_INLINE uint64_t reaches_64(const float *p, const float *v_max, float least) {
+        uint64_t bits = 0;
         EI_UNROLL
-        for (int i = 0; i < 64; i += 8) all = _mm256_or_si256(all, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from + i)));
-        return !_mm256_testz_si256(all, _mm256_set1_epi32(0x7fffffff));
+        for (int i = 0; i < 64; i += 8) {
+            const __m256 product = _mm256_mul_ps(_mm256_loadu_ps(p + i), _mm256_loadu_ps(v_max + i));
+            const int reached = _mm256_movemask_ps(_mm256_cmp_ps(product, _mm256_set1_ps(least), _CMP_GE_OQ));
+            bits |= static_cast<uint64_t>(static_cast<uint32_t>(reached)) << i;
+        }
+        return bits;
     }
     static EI_FORCE_INLINE uint64_t differs_64(const uint16_t *from, uint16_t value) {
         const __m256i v = _mm256_set1_epi16(static_cast<int16_t>(value));

@@ -54,10 +54,12 @@ struct Avx512Lanes {
         return _mm512_add_epi64(sum, _mm512_add_epi64(even, odd));
     }
     static EI_FORCE_INLINE int64_t total(Sum sum) { return _mm512_reduce_add_epi64(sum); }
-    static EI_FORCE_INLINE bool any_nonzero_64(const float *from) {
-        const __m512i a = _mm512_or_si512(_mm512_loadu_si512(from), _mm512_loadu_si512(from + 16));
-        const __m512i b = _mm512_or_si512(_mm512_loadu_si512(from + 32), _mm512_loadu_si512(from + 48));
-        return _mm512_test_epi32_mask(_mm512_or_si512(a, b), _mm512_set1_epi32(0x7fffffff)) != 0;
+    // Bit i: p[i] * v_max[i] >= least.
+    static EI_FORCE_INLINE uint64_t reaches_64(const float *p, const float *v_max, float least) {
+        uint64_t bits = 0;
+        EI_UNROLL
+        for (int i = 0; i < 64; i += 16) bits |= uint64_t{_mm512_cmp_ps_mask(mul(load(p + i), load(v_max + i)), set(least), _CMP_GE_OQ)} << i;
+        return bits;
     }
     static EI_FORCE_INLINE uint64_t differs_64(const uint16_t *from, uint16_t value) {
         const __m512i v = _mm512_set1_epi16(static_cast<int16_t>(value));

@@ -103,11 +103,17 @@ struct NeonLanes {
         return sum;
     }
     static EI_FORCE_INLINE int64_t total(Sum sum) { return vaddvq_s64(sum); }
-    static EI_FORCE_INLINE bool any_nonzero_64(const float *from) {
-        uint32x4_t all = vdupq_n_u32(0);
+    // Bit i: p[i] * v_max[i] >= least. Each lane of ones keeps one bit of its place.
+    static EI_FORCE_INLINE uint64_t reaches_64(const float *p, const float *v_max, float least) {
+        const uint32_t places[4] = {1, 2, 4, 8};
+        const uint32x4_t place = vld1q_u32(places);
+        uint64_t bits = 0;
         EI_UNROLL
-        for (int i = 0; i < 64; i += 4) all = vorrq_u32(all, vreinterpretq_u32_f32(vld1q_f32(from + i)));
-        return (vmaxvq_u32(vshlq_n_u32(all, 1))) != 0;  // the sign of a zero is none
+        for (int i = 0; i < 64; i += 4) {
+            const uint32x4_t reached = vcgeq_f32(vmulq_f32(vld1q_f32(p + i), vld1q_f32(v_max + i)), vdupq_n_f32(least));
+            bits |= uint64_t{vaddvq_u32(vandq_u32(reached, place))} << i;
+        }
+        return bits;
     }
     // Comparisons give bytes of ones; each keeps one bit of its place, and adding neighbours three times gathers eight.
     static EI_FORCE_INLINE uint64_t differs_64(const uint16_t *from, uint16_t value) {

@@ -85,10 +85,11 @@ struct ScalarLanes {
         return sum;
     }
     static int64_t total(Sum sum) { return sum; }
-    static bool any_nonzero_64(const float *from) {
-        bool found = false;
-        for (int i = 0; i < 64; ++i) found |= from[i] != 0.0f;
-        return found;
+    // Bit i: p[i] * v_max[i] >= least.
+    static uint64_t reaches_64(const float *p, const float *v_max, float least) {
+        uint64_t bits = 0;
+        for (int i = 0; i < 64; ++i) bits |= uint64_t{p[i] * v_max[i] >= least} << i;
+        return bits;
     }
     // Bit i: from[i] != value, as bits.
     static uint64_t differs_64(const uint16_t *from, uint16_t value) {

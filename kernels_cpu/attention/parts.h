@@ -19,7 +19,7 @@ EI_INLINE int64_t part_cells(int64_t n_kv, int n_parts) {
 EI_INLINE size_t part_bytes(int64_t n_cells, int64_t head_dim, int n_tokens, int n_heads) {
     const size_t n = round_up(static_cast<size_t>(n_cells), kTileCells) + kTileCells, d = static_cast<size_t>(head_dim);
     const size_t tokens = static_cast<size_t>(n_tokens), rows = tokens * static_cast<size_t>(n_heads);
-    return round_up(n * 8 + tokens * n / 8 + rows * (8 * d + 16 + 4 * n) + kTileCells * d * 4 + tokens * kTileCells * 4 + 16 * 64, 64);
+    return round_up(n * 8 + tokens * n / 8 + rows * (8 * d + 28 + 4 * n) + kTileCells * d * 4 + tokens * kTileCells * 4 + 16 * 64, 64);
 }
 
 }  // namespace

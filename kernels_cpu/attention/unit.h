@@ -26,6 +26,8 @@ struct RowState {
 struct Scratch {
     RowState *states;  // [rows]
     float *out;        // [rows][head_dim] accumulators, later sums
+    float *offset;     // [rows] C of the accumulators
+    uint64_t *used;    // [runs of rows] cells of a tile of V, a bit each
     int32_t *n_cells;  // of the list
     int32_t *cells;    // [n_kv + 64] cells that some token of the group sees, then padding
     uint64_t *seen;    // [n_tokens][n_words] bit per cell
@@ -75,6 +77,8 @@ Scratch carve_scratch(void *memory, int64_t n_kv, int64_t head_dim, int n_tokens
     Scratch s;
     s.states = carve<RowState>(at, r);
     s.out = carve<float>(at, r * d);
+    s.offset = carve<float>(at, r);
+    s.used = carve<uint64_t>(at, (r + kRunRows - 1) / kRunRows);
     s.n_cells = carve<int32_t>(at, 1);
     s.cells = carve<int32_t>(at, n);
     s.seen = carve<uint64_t>(at, static_cast<size_t>(n_tokens) * (n / 64));
@@ -118,7 +122,14 @@ int count_bits(uint64_t bits) {
     return static_cast<int>(bits * 0x0101010101010101 >> 56);
 }
 
-int lowest_bit(uint64_t bits) { return count_bits((bits & (~bits + 1)) - 1); }
+// Of bits that are not all zero.
+EI_INLINE int lowest_bit(uint64_t bits) {
+#if defined(__GNUC__) || defined(__clang__)
+    return __builtin_ctzll(bits);
+#else
+    return count_bits((bits & (~bits + 1)) - 1);
+#endif
+}
 
 // The tokens from first on that see mostly the same cells: another sequence's token would only lengthen the list.
 int group_tokens(const Unit &u, int n_tokens) {
