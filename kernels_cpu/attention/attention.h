@@ -75,7 +75,7 @@ void for_row_runs(const Unit &u, Work work) {
 // Whether a token of these rows is among `tokens`.
 bool any_of_rows(const Unit &u, uint64_t tokens, int row, int n) {
     bool any = false;
-    for (int t = row / u.n_heads; t <= (row + n - 1) / u.n_heads; ++t) any |= (tokens >> t & 1) != 0;
+    for (int r = row; r < row + n; ++r) any |= (tokens >> u.token(r) & 1) != 0;
     return any;
 }
 
@@ -86,7 +86,7 @@ template <class L>
 void mask_scores(const Unit &u, int first, const TileMask &mask) {
     for (int row = 0; row < u.rows(); ++row) {
         float *const to = u.scores(row) + first;
-        const int token = row / u.n_heads;
+        const int token = u.token(row);
         if ((mask.plain >> token & 1) != 0) continue;
         const bool seen = (mask.any >> token & 1) != 0;
         for (int i = 0; i < kTileCells; i += 16) {

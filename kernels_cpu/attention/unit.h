@@ -52,8 +52,10 @@ struct Unit {
     }
     const char *k_cell(int32_t cell) const { return args.k + static_cast<size_t>(cell) * args.k_cell_stride + static_cast<size_t>(kv_head) * args.k_head_stride; }
     const char *v_cell(int32_t cell) const { return args.v + static_cast<size_t>(cell) * args.v_cell_stride + static_cast<size_t>(kv_head) * args.v_head_stride; }
-    size_t query_head(int row) const { return static_cast<size_t>(kv_head) * args.n_group + first_head + row % n_heads; }
-    size_t query_token(int row) const { return static_cast<size_t>(first_token) + row / n_heads; }
+    // Rows are the tokens of one head, then those of the next: neighbours in a text weigh the same few cells, heads others.
+    int token(int row) const { return row % n_tokens; }
+    size_t query_head(int row) const { return static_cast<size_t>(kv_head) * args.n_group + first_head + row / n_tokens; }
+    size_t query_token(int row) const { return static_cast<size_t>(first_token) + token(row); }
     int next_tile(int first) const { return first + kTileCells < n_padded ? first + kTileCells : first; }
     float *scores(int row) const { return s.scores + static_cast<size_t>(row) * static_cast<size_t>(n_padded); }
     // The same place in another part's scratch.
