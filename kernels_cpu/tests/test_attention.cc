@@ -7,9 +7,18 @@
 #include "core/formats.h"
 #include "core/half.h"
 #include "core/isa.h"
+#include "core/kernel.h"
 #include "random.h"
 
+#ifdef EI_TEST_EVEX
+namespace ei {
+extern const Kernel ei_kernel_attention_q8_0_evex;
+}
+#endif
+
 namespace {
+
+using ei::Kernel;
 
 // Keys or values, [cell][head] of what a head stores.
 struct Cache {
@@ -89,7 +98,22 @@ struct Range {
     int first, n;
 };
 
-std::vector<float> attend(int32_t isa, const Case &c, Range tokens, int heads_at_once, int n_parts = 1) {
+const Kernel &scalar(const Case &c) { return *ei::choose_kernel(ei::Op::attention, c.k.format->id, EI_ISA_SCALAR); }
+
+// Every kernel that runs here. The AVX-VNNI one a second time, in the encoding of AVX-512-VNNI.
+template <class Check>
+void for_kernels(const Case &c, Check check) {
+    for (int32_t isa = 0; isa < EI_ISA_COUNT; ++isa) {
+        if (const Kernel *kernel = ei::find_kernel(ei::Op::attention, c.k.format->id, isa)) {
+            if (ei_capabilities() & ei::isa_bit(isa)) check(*kernel);
+        }
+    }
+#ifdef EI_TEST_EVEX
+    if (c.k.blocks() && (ei_capabilities() & ei::isa_bit(EI_ISA_AVX512VNNI))) check(ei::ei_kernel_attention_q8_0_evex);
+#endif
+}
+
+std::vector<float> attend(const Kernel &kernel, const Case &c, Range tokens, int heads_at_once, int n_parts = 1) {
     const size_t d = static_cast<size_t>(c.head_dim) * sizeof(float), n_heads = static_cast<size_t>(c.n_heads()), head = c.k.head_bytes();
     const size_t cell = static_cast<size_t>(c.n_kv_heads) * head;
     std::vector<float> out(c.q.size(), -7.0f);
@@ -102,7 +126,7 @@ std::vector<float> attend(int32_t isa, const Case &c, Range tokens, int heads_at
         for (int g = 0; g < c.n_group; g += heads_at_once) {
             ei_attention_unit unit{h, tokens.first, tokens.n, g, std::min(heads_at_once, c.n_group - g), scratch.data(), 0, n_parts, 0};
             for (; unit.step < (n_parts > 1 ? EI_ATTENTION_STEPS : 1); ++unit.step) {
-                for (unit.part = n_parts; unit.part-- > 0;) ei_attention(isa, c.k.format->id, &args, &unit);
+                for (unit.part = n_parts; unit.part-- > 0;) kernel.attention(args, unit);
             }
         }
     }
@@ -201,22 +225,21 @@ void check_ties(Random &random, Case &c);
 
 void check_case(Random &random, Case c) {
     const Range all{0, c.n_tokens};
-    const std::vector<float> want = attend(EI_ISA_SCALAR, c, all, c.n_group);
+    const std::vector<float> want = attend(scalar(c), c, all, c.n_group);
     check_against_double(c, want);
     Case moved = shuffled(random, c);
     // Drawn here, so that machines of all instruction sets see the same cases.
     const Range one{random.below(c.n_tokens), 1};
     const Case poison = poisoned(random, c, one.first);
-    for (int32_t isa = 0; isa < EI_ISA_COUNT; ++isa) {
-        if (!(ei_capabilities() & ei::isa_bit(isa))) continue;
-        check_same(c, attend(isa, c, all, c.n_group), want, all, "against scalar", isa);
-        check_same(c, attend(isa, c, all, 1), want, all, "heads one by one", isa);
-        check_same(c, attend(isa, c, all, c.n_group, 2), want, all, "in two parts", isa);
-        check_same(c, attend(isa, moved, all, 1, 5), want, all, "cells moved, heads one by one, in five parts", isa);
-        check_same(c, attend(isa, moved, all, c.n_group), want, all, "cells moved", isa);
-        check_same(c, attend(isa, c, one, c.n_group), want, one, "a token alone", isa);
-        check_same(c, attend(isa, poison, all, c.n_group), want, one, "strange neighbours", isa);
-    }
+    for_kernels(c, [&](const Kernel &kernel) {
+        check_same(c, attend(kernel, c, all, c.n_group), want, all, "against scalar", kernel.isa);
+        check_same(c, attend(kernel, c, all, 1), want, all, "heads one by one", kernel.isa);
+        check_same(c, attend(kernel, c, all, c.n_group, 2), want, all, "in two parts", kernel.isa);
+        check_same(c, attend(kernel, moved, all, 1, 5), want, all, "cells moved, heads one by one, in five parts", kernel.isa);
+        check_same(c, attend(kernel, moved, all, c.n_group), want, all, "cells moved", kernel.isa);
+        check_same(c, attend(kernel, c, one, c.n_group), want, one, "a token alone", kernel.isa);
+        check_same(c, attend(kernel, poison, all, c.n_group), want, one, "strange neighbours", kernel.isa);
+    });
     check_ties(random, c);
 }
 
@@ -227,12 +250,11 @@ void check_ties(Random &random, Case &c) {
     std::fill(c.v.bytes.begin(), c.v.bytes.end(), uint8_t{1});
     c.v.set_halves([&] { return static_cast<uint16_t>((random.below(20) << 10) | (random.below(2) << 15) | (random.below(2) << 9)); });
     const Case plain = shuffled(random, c);
-    const std::vector<float> want = attend(EI_ISA_SCALAR, plain, all, c.n_group);
-    for (int32_t isa = 0; isa < EI_ISA_COUNT; ++isa) {
-        if (!(ei_capabilities() & ei::isa_bit(isa))) continue;
-        check_same(c, attend(isa, c, all, c.n_group), want, all, "equal weights", isa);
-        check_same(c, attend(isa, c, all, c.n_group, 3), want, all, "equal weights in parts", isa);
-    }
+    const std::vector<float> want = attend(scalar(c), plain, all, c.n_group);
+    for_kernels(c, [&](const Kernel &kernel) {
+        check_same(c, attend(kernel, c, all, c.n_group), want, all, "equal weights", kernel.isa);
+        check_same(c, attend(kernel, c, all, c.n_group, 3), want, all, "equal weights in parts", kernel.isa);
+    });
 }
 
 // What no cache of ours holds but a damaged file may: the same answer on every ISA, NaN where a score or a weighed value is not finite, and
@@ -253,17 +275,16 @@ void check_strange(Random &random, Case c) {
         const float strange[] = {HUGE_VALF, -HUGE_VALF, ei::bits_float(0x7fc00000), 1e-40f, 3e38f};
         for (int h = 0; h < c.n_heads(); ++h) c.q_at(2, h, random.below(c.head_dim)) = strange[random.below(5)];
     }
-    const std::vector<float> want = attend(EI_ISA_SCALAR, c, all, c.n_group);
+    const std::vector<float> want = attend(scalar(c), c, all, c.n_group);
     for (int i = 0; i < c.n_heads() * c.head_dim; ++i) CHECK(ei::float_bits(want[static_cast<size_t>(i)]) == 0, "a token that sees nothing: %a", want[static_cast<size_t>(i)]);
     if (c.n_tokens > 1) {
         const float first = want[static_cast<size_t>(c.n_heads() * c.head_dim)];
         CHECK(first != first, "an infinite value gives %a", first);
     }
-    for (int32_t isa = 0; isa < EI_ISA_COUNT; ++isa) {
-        if (!(ei_capabilities() & ei::isa_bit(isa))) continue;
-        check_same(c, attend(isa, c, all, c.n_group), want, all, "strange cells", isa);
-        check_same(c, attend(isa, c, all, c.n_group, 2), want, all, "strange cells in parts", isa);
-    }
+    for_kernels(c, [&](const Kernel &kernel) {
+        check_same(c, attend(kernel, c, all, c.n_group), want, all, "strange cells", kernel.isa);
+        check_same(c, attend(kernel, c, all, c.n_group, 2), want, all, "strange cells in parts", kernel.isa);
+    });
 }
 
 }  // namespace
