@@ -133,7 +133,8 @@ void score(Unit &u) {
         K::load_tile(cells, next, d, u.s.tile);
         for_row_runs(u, [&](int row, auto n) {
             if (!any_of_rows(u, mask.any, row, n)) return;
-            K::template score<decltype(n)::value>(u.s.q + static_cast<size_t>(row) * query_bytes, d, u.s.tile, u.scores(row) + first, stride);
+            const char *const q = u.s.q + static_cast<size_t>(row) * query_bytes;
+            K::template score<decltype(n)::value>(q, d, u.s.tile, u.scores(row) + first, stride);
         });
         mask_scores<L>(u, first, mask);
         point_at(u, first, v_cell, cells);
@@ -209,8 +210,8 @@ RowTotal gather_total(const Unit &u, int row) {
 
 // ---- Values.
 
-// Accumulators of R rows x 16 * N dimensions from `at` on, over those cells of a tile that `used` has; load(i, at): dimensions at .. at + 15
-// of its cell i.
+// Accumulators of R rows x 16 * N dimensions from `at` on, over those cells of a tile that `used` has; load(i, at): dimensions
+// at .. at + 15 of its cell i.
 template <class L, int R, int N, class Load>
 EI_FORCE_INLINE void add_columns(const float *weights, size_t stride, uint64_t used, Load load, int64_t at, int64_t head_dim, float *out) {
     typename L::F sum[R][N];
@@ -240,8 +241,9 @@ EI_FORCE_INLINE void add_columns(const float *weights, size_t stride, uint64_t u
 
 template <class L, int R, class Load>
 void add_rows(const float *weights, size_t stride, uint64_t used, Load load, int64_t head_dim, float *out) {
+    constexpr int64_t kWide = 16 * L::kVectors;
     int64_t at = 0;
-    for (; at + 16 * L::kVectors <= head_dim; at += 16 * L::kVectors) add_columns<L, R, L::kVectors>(weights, stride, used, load, at, head_dim, out);
+    for (; at + kWide <= head_dim; at += kWide) add_columns<L, R, L::kVectors>(weights, stride, used, load, at, head_dim, out);
     for (; at < head_dim; at += 16) add_columns<L, R, 1>(weights, stride, used, load, at, head_dim, out);
 }
 
@@ -320,7 +322,8 @@ template <class L>
 void store_rows(const Unit &u) {
     const int64_t d = u.args.head_dim;
     for (int row = u.part; row < u.rows(); row += u.n_parts) {
-        float *const to = reinterpret_cast<float *>(u.args.out + u.query_token(row) * u.args.out_token_stride + u.query_head(row) * u.args.out_head_stride);
+        char *const out = u.args.out + u.query_token(row) * u.args.out_token_stride + u.query_head(row) * u.args.out_head_stride;
+        float *const to = reinterpret_cast<float *>(out);
         const float sum = gather_total(u, row).sum, scale = sum == 0.0f ? 0.0f : 1.0f / sum;
         for (int64_t i = 0; i < d; i += 16) {
             typename L::F total = L::set(0.0f);

@@ -5,6 +5,7 @@
 namespace ei {
 
 extern const Kernel ei_kernel_attention_f16_neon;
-const Kernel ei_kernel_attention_f16_neon(EI_ISA_NEON, EI_FORMAT_F16, attend<NeonLanes, HalfKeys<NeonLanes>, HalfValues<NeonLanes>>);
+const Kernel ei_kernel_attention_f16_neon(EI_ISA_NEON, EI_FORMAT_F16,
+    attend<NeonLanes, HalfKeys<NeonLanes>, HalfValues<NeonLanes>>);
 
 }  // namespace ei

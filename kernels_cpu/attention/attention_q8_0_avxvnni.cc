@@ -17,6 +17,7 @@ using Lanes = Blocks::L;
 }  // namespace
 
 extern const Kernel ei_kernel_attention_q8_0_avxvnni;
-const Kernel ei_kernel_attention_q8_0_avxvnni(EI_ISA_AVXVNNI, EI_FORMAT_Q8_0, attend<Lanes, BlockKeys<Lanes, Blocks>, BlockValues<Lanes, Blocks>>);
+const Kernel ei_kernel_attention_q8_0_avxvnni(EI_ISA_AVXVNNI, EI_FORMAT_Q8_0,
+    attend<Lanes, BlockKeys<Lanes, Blocks>, BlockValues<Lanes, Blocks>>);
 
 }  // namespace ei

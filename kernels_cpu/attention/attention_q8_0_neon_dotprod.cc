@@ -33,6 +33,7 @@ using Lanes = Blocks::L;
 }  // namespace
 
 extern const Kernel ei_kernel_attention_q8_0_neon_dotprod;
-const Kernel ei_kernel_attention_q8_0_neon_dotprod(EI_ISA_NEON_DOTPROD, EI_FORMAT_Q8_0, attend<Lanes, BlockKeys<Lanes, Blocks>, BlockValues<Lanes, Blocks>>);
+const Kernel ei_kernel_attention_q8_0_neon_dotprod(EI_ISA_NEON_DOTPROD, EI_FORMAT_Q8_0,
+    attend<Lanes, BlockKeys<Lanes, Blocks>, BlockValues<Lanes, Blocks>>);
 
 }  // namespace ei

@@ -10,6 +10,7 @@ using Lanes = Blocks::L;
 }  // namespace
 
 extern const Kernel ei_kernel_attention_q8_0_scalar;
-const Kernel ei_kernel_attention_q8_0_scalar(EI_ISA_SCALAR, EI_FORMAT_Q8_0, attend<Lanes, BlockKeys<Lanes, Blocks>, BlockValues<Lanes, Blocks>>);
+const Kernel ei_kernel_attention_q8_0_scalar(EI_ISA_SCALAR, EI_FORMAT_Q8_0,
+    attend<Lanes, BlockKeys<Lanes, Blocks>, BlockValues<Lanes, Blocks>>);
 
 }  // namespace ei

@@ -28,7 +28,8 @@ struct Avx2Blocks {
 
     static EI_FORCE_INLINE __m256i magnitude(__m256 x) { return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff)); }
     static EI_FORCE_INLINE uint32_t largest(L::F a, L::F b) {
-        const __m256i both = _mm256_max_epu32(_mm256_max_epu32(magnitude(a.a), magnitude(a.b)), _mm256_max_epu32(magnitude(b.a), magnitude(b.b)));
+        const __m256i x = _mm256_max_epu32(magnitude(a.a), magnitude(a.b)), y = _mm256_max_epu32(magnitude(b.a), magnitude(b.b));
+        const __m256i both = _mm256_max_epu32(x, y);
         __m128i half = _mm_max_epu32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
         half = _mm_max_epu32(half, _mm_unpackhi_epi64(half, half));
         return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epu32(half, _mm_shuffle_epi32(half, 1))));

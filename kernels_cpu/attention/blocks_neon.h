@@ -14,7 +14,8 @@ EI_INLINE int8x16_t four_of(const char *q, int group) {
     return vreinterpretq_s8_s32(vdupq_n_s32(four));
 }
 
-// SMULL and SMLAL: two products, at most 2 * 128 * 127, in 16 bits; 4 cells at a time, for a row takes 2 registers until its pairs are added.
+// SMULL and SMLAL: two products, at most 2 * 128 * 127, in 16 bits; 4 cells at a time, for a row takes 2 registers until its pairs are
+// added.
 struct MultiplyNeon {
     template <int R, class Ints>
     static EI_FORCE_INLINE void dots(const char *q, size_t stride, const char *k, Ints (&sums)[R][1]) {

@@ -67,7 +67,9 @@ struct HalfValues {
     }
     static constexpr size_t offset(int64_t at) { return cell_bytes(at); }
     // Elements at .. at + 15.
-    static EI_FORCE_INLINE typename L::F load(const char *cell, int64_t at) { return L::load_half(reinterpret_cast<const uint16_t *>(cell) + at); }
+    static EI_FORCE_INLINE typename L::F load(const char *cell, int64_t at) {
+        return L::load_half(reinterpret_cast<const uint16_t *>(cell) + at);
+    }
 };
 
 }  // namespace

@@ -58,7 +58,10 @@ struct Avx512Lanes {
     static EI_FORCE_INLINE uint64_t reaches_64(const float *p, const float *v_max, float least) {
         uint64_t bits = 0;
         EI_UNROLL
-        for (int i = 0; i < 64; i += 16) bits |= uint64_t{_mm512_cmp_ps_mask(mul(load(p + i), load(v_max + i)), set(least), _CMP_GE_OQ)} << i;
+        for (int i = 0; i < 64; i += 16) {
+            const F product = mul(load(p + i), load(v_max + i));
+            bits |= uint64_t{_mm512_cmp_ps_mask(product, set(least), _CMP_GE_OQ)} << i;
+        }
         return bits;
     }
     static EI_FORCE_INLINE uint64_t differs_64(const uint16_t *from, uint16_t value) {

@@ -1,5 +1,5 @@
-// What one unit of attention's work is: its share of the scratch memory, and the list of the cells that its tokens see. Knows nothing of how
-// keys and values are stored.
+// What one unit of attention's work is: its share of the scratch memory, and the list of the cells that its tokens see. Knows nothing of
+// how keys and values are stored.
 #ifndef EI_ATTENTION_UNIT_H
 #define EI_ATTENTION_UNIT_H
 
@@ -50,8 +50,12 @@ struct Unit {
     const uint16_t *mask_row(int token) const {
         return reinterpret_cast<const uint16_t *>(args.mask + static_cast<size_t>(first_token + token) * args.mask_token_stride);
     }
-    const char *k_cell(int32_t cell) const { return args.k + static_cast<size_t>(cell) * args.k_cell_stride + static_cast<size_t>(kv_head) * args.k_head_stride; }
-    const char *v_cell(int32_t cell) const { return args.v + static_cast<size_t>(cell) * args.v_cell_stride + static_cast<size_t>(kv_head) * args.v_head_stride; }
+    const char *k_cell(int32_t cell) const {
+        return args.k + static_cast<size_t>(cell) * args.k_cell_stride + static_cast<size_t>(kv_head) * args.k_head_stride;
+    }
+    const char *v_cell(int32_t cell) const {
+        return args.v + static_cast<size_t>(cell) * args.v_cell_stride + static_cast<size_t>(kv_head) * args.v_head_stride;
+    }
     // Rows are the tokens of one head, then those of the next: neighbours in a text weigh the same few cells, heads others.
     int token(int row) const { return row % n_tokens; }
     size_t query_head(int row) const { return static_cast<size_t>(kv_head) * args.n_group + first_head + row / n_tokens; }

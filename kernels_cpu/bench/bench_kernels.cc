@@ -111,7 +111,8 @@ void bench_attention(int32_t isa, const ei::Format &format, int n_threads) {
             const int32_t begin = static_cast<int32_t>(item % n_blocks) * tokens_at_once, n = std::min(tokens_at_once, n_tokens - begin);
             const int64_t heads_before = item / n_blocks;
             ei_attention_args args = first_layer;
-            args.k += static_cast<size_t>(heads_before / n_kv_heads) * layer, args.v += static_cast<size_t>(heads_before / n_kv_heads) * layer;
+            const size_t layers_before = static_cast<size_t>(heads_before / n_kv_heads) * layer;
+            args.k += layers_before, args.v += layers_before;
             const ei_attention_unit unit{static_cast<int32_t>(heads_before % n_kv_heads), begin, n, 0, n_group,
                                          scratch.data() + static_cast<size_t>(thread) * scratch_bytes, 0, 1, 0};
             ei_attention(isa, format.id, &args, &unit);

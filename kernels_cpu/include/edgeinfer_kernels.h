@@ -102,8 +102,8 @@ EI_API void ei_quantize(int32_t isa, int32_t format, const float *columns, size_
 EI_API void ei_matmul(int32_t isa, int32_t format, const void *packed, int64_t n_rows, int64_t n_cols, const void *activations,
                       int64_t n_columns, float *out, size_t out_stride, int64_t first_panel, int64_t n_panels);
 
-/* Attention of n_tokens x (n_kv_heads * n_group) query heads over n_kv cells; K and V both in `format` (EI_FORMAT_F16 or EI_FORMAT_Q8_0), the
- * mask in half precision, queries and the output in single. Strides in bytes; the elements of a head are side by side. head_dim is a
+/* Attention of n_tokens x (n_kv_heads * n_group) query heads over n_kv cells; K and V both in `format` (EI_FORMAT_F16 or EI_FORMAT_Q8_0),
+ * the mask in half precision, queries and the output in single. Strides in bytes; the elements of a head are side by side. head_dim is a
  * multiple of 16, with Q8_0 of 32, at most 512; n_kv at most 2^18. A mask value (one row of n_kv a token) is added to each score; minus
  * infinity hides the cell, whatever it holds. An output is the same bits whatever the order of the cells, the split into units and parts,
  * the threads and the instruction set. */

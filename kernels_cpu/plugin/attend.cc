@@ -34,7 +34,8 @@ struct Shape {
     Split split(int64_t token_blocks, int64_t heads) const {
         const int64_t tokens = (n_tokens + token_blocks - 1) / token_blocks, head_blocks = (n_group + heads - 1) / heads;
         token_blocks = (n_tokens + tokens - 1) / tokens;
-        return {static_cast<int>(tokens), static_cast<int>(heads), 1, token_blocks, head_blocks, n_streams * n_kv_heads * token_blocks * head_blocks};
+        const int64_t n_units = n_streams * n_kv_heads * token_blocks * head_blocks;
+        return {static_cast<int>(tokens), static_cast<int>(heads), 1, token_blocks, head_blocks, n_units};
     }
 
     // Of the busiest thread, in rows times cells; reading keys and values costs a unit as much as kReading rows, and waiting for each
@@ -64,6 +65,9 @@ struct Shape {
         }
         return best;
     }
+
+    // One row a unit: the least scratch that a thread can do with.
+    Split finest_split() const { return split(n_tokens, 1); }
 
     // Parts of a unit are together in memory, and each unit's is its own until the last step; else each thread's.
     size_t scratch_bytes(const Split &s) const { return ei_attention_scratch_bytes(n_kv, head_dim, s.tokens, s.heads, s.parts); }
@@ -96,8 +100,8 @@ class Operands {
         args_.out = static_cast<char *>(op_->data) + stream * op_->nb[3];
         const int first_token = static_cast<int>(token_block) * split.tokens, first_head = static_cast<int>(head_block) * split.heads;
         const int n_tokens = static_cast<int>(std::min<int64_t>(split.tokens, shape_.n_tokens - first_token));
-        kernel.attention(args_, {static_cast<int>(kv_head), first_token, n_tokens, first_head, std::min(split.heads, shape_.n_group - first_head),
-                                 scratch, part, split.parts, step});
+        const int n_heads = std::min(split.heads, shape_.n_group - first_head);
+        kernel.attention(args_, {static_cast<int>(kv_head), first_token, n_tokens, first_head, n_heads, scratch, part, split.parts, step});
     }
 
   private:
@@ -117,23 +121,24 @@ bool can_attend(const ggml::Tensor *op) {
     if (q->type != ggml::kF32 || mask->type != ggml::kF16 || q->nb[0] != 4 || mask->nb[0] != 2 || op->nb[0] != 4) return false;
     // Both of one kind; ggml keeps the mixtures.
     const bool half = k->type == ggml::kF16, blocks = k->type == ggml::kQ8_0;
-    if (k->type != v->type || !(half || blocks) || k->nb[0] != (half ? sizeof(uint16_t) : sizeof(BlockQ8_0)) || v->nb[0] != k->nb[0]) return false;
-    if (k->ne[0] != v->ne[0] || k->ne[0] % (half ? 16 : 32) != 0 || k->ne[0] > 512 || k->ne[1] > (1 << 18) || k->ne[1] != v->ne[1]) return false;
+    const size_t element = half ? sizeof(uint16_t) : sizeof(BlockQ8_0);
+    if (!(half || blocks) || k->type != v->type || k->nb[0] != element || v->nb[0] != element) return false;
+    if (k->ne[0] != v->ne[0] || k->ne[0] % (half ? 16 : 32) != 0 || k->ne[0] > 512) return false;
+    if (k->ne[1] != v->ne[1] || k->ne[1] > (1 << 18)) return false;
     if (k->ne[2] == 0 || q->ne[2] % k->ne[2] != 0 || k->ne[2] != v->ne[2] || mask->ne[2] != 1 || mask->ne[0] < k->ne[1]) return false;
     return k->ne[3] == q->ne[3] && v->ne[3] == q->ne[3] && (mask->ne[3] == q->ne[3] || mask->ne[3] == 1) && mask->ne[1] >= q->ne[1];
 }
 
 size_t attend_work_bytes(const ggml::Tensor *op, int n_threads) {
     const Shape shape(op);
-    size_t most = 0;
-    // ggml may run with fewer threads than it planned for, and then the split is another.
-    for (int n = 1; n <= n_threads; ++n) most = std::max(most, shape.work_bytes(shape.best_split(n), n));
-    return most + 64;
+    return std::max(shape.work_bytes(shape.best_split(n_threads), n_threads), shape.work_bytes(shape.finest_split(), n_threads)) + 64;
 }
 
 void attend(const ggml::ComputeParams &params, const ggml::Tensor *op) {
     const Shape shape(op);
-    const Split split = shape.best_split(params.nth);
+    Split split = shape.best_split(params.nth);
+    // ggml may run with fewer threads than it planned for; what is then best may need more memory than there is.
+    if (shape.work_bytes(split, params.nth) + 64 > params.wsize) split = shape.finest_split();
     const size_t scratch_bytes = shape.scratch_bytes(split);
     char *const scratch = reinterpret_cast<char *>(round_up(reinterpret_cast<size_t>(params.wdata), 64));
     const Kernel &kernel = *choose_kernel(Op::attention, op->src[1]->type, ei_best_isa());
@@ -146,7 +151,8 @@ void attend(const ggml::ComputeParams &params, const ggml::Tensor *op) {
             if (step > 0) g_ggml.ggml_barrier(params.threadpool);
             for (int64_t i = params.ith; i < split.n_units * split.parts; i += params.nth) {
                 const int64_t unit = i / split.parts;
-                operands.run(kernel, split, unit, static_cast<int>(i % split.parts), step, scratch + static_cast<size_t>(unit) * scratch_bytes);
+                char *const own = scratch + static_cast<size_t>(unit) * scratch_bytes;
+                operands.run(kernel, split, unit, static_cast<int>(i % split.parts), step, own);
             }
         }
     }

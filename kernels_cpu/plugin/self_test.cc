@@ -143,9 +143,9 @@ bool test_attention(const Format &format, int64_t n_kv) {
 
     Memory<float> want(dim * tokens * heads);
     Memory<char> scratch(ei_attention_scratch_bytes(n_kv, dim, tokens, heads / kv_heads, 1));
-    const AttentionArgs args{static_cast<char *>(q->data), static_cast<char *>(k->data), static_cast<char *>(v->data), static_cast<char *>(mask->data),
-                             reinterpret_cast<char *>(want.data()), q->nb[1], q->nb[2], k->nb[1], k->nb[2], v->nb[1], v->nb[2], mask->nb[1],
-                             y->nb[2], y->nb[1], n_kv, dim, heads / kv_heads, 0.125f};
+    const auto bytes = [](const ggml::Tensor *tensor) { return static_cast<const char *>(tensor->data); };
+    const AttentionArgs args{bytes(q), bytes(k), bytes(v), bytes(mask), reinterpret_cast<char *>(want.data()),
+                             q->nb[1], q->nb[2], k->nb[1], k->nb[2], v->nb[1], v->nb[2], mask->nb[1], y->nb[2], y->nb[1], n_kv, dim, heads / kv_heads, 0.125f};
     const Kernel *kernel = choose_kernel(Op::attention, format.id, EI_ISA_SCALAR);
     for (int h = 0; h < kv_heads; ++h) kernel->attention(args, {h, 0, tokens, 0, heads / kv_heads, scratch.data(), 0, 1, 0});
     return std::memcmp(want.data(), y->data, sizeof(float) * dim * tokens * heads) == 0;

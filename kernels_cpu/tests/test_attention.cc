@@ -80,7 +80,9 @@ Case make(Random &random, int32_t format, Size size) {
     for (Cache *cache : {&c.k, &c.v}) cache->bytes.resize(static_cast<size_t>(c.n_kv * c.n_kv_heads) * empty.head_bytes());
     c.k.fill(random, 2);
     c.v.fill(random, 1);
-    for (int i = 0; i < c.n_kv; i += 1 + random.below(60)) c.v.set_half(i, random.below(c.n_kv_heads), 0, ei::float_to_half(random.unit() * 20));
+    for (int i = 0; i < c.n_kv; i += 1 + random.below(60)) {
+        c.v.set_half(i, random.below(c.n_kv_heads), 0, ei::float_to_half(random.unit() * 20));
+    }
     c.mask.resize(static_cast<size_t>(c.n_tokens * c.n_kv));
     c.q.resize(static_cast<size_t>(c.n_tokens * c.n_heads() * c.head_dim));
     for (float &x : c.q) x = random.unit() * 3;
@@ -276,7 +278,10 @@ void check_strange(Random &random, Case c) {
         for (int h = 0; h < c.n_heads(); ++h) c.q_at(2, h, random.below(c.head_dim)) = strange[random.below(5)];
     }
     const std::vector<float> want = attend(scalar(c), c, all, c.n_group);
-    for (int i = 0; i < c.n_heads() * c.head_dim; ++i) CHECK(ei::float_bits(want[static_cast<size_t>(i)]) == 0, "a token that sees nothing: %a", want[static_cast<size_t>(i)]);
+    for (int i = 0; i < c.n_heads() * c.head_dim; ++i) {
+        const float nothing = want[static_cast<size_t>(i)];
+        CHECK(ei::float_bits(nothing) == 0, "a token that sees nothing: %a", nothing);
+    }
     if (c.n_tokens > 1) {
         const float first = want[static_cast<size_t>(c.n_heads() * c.head_dim)];
         CHECK(first != first, "an infinite value gives %a", first);
