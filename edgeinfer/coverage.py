@@ -19,7 +19,9 @@ _ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3", "gemma3"})
 """Those whose every operation that mixes values is a product or attention as ours. Others may have soft caps, ALiBi,
 sinks, convolutions or recurrent state, which stay with llama.cpp."""
 
-_MOST_CELLS = 1 << 18  # as can_attend in plugin/attend.cc has it
+# As can_attend in plugin/attend.cc has them. llama.cpp writes q8_0 by the block, so what lies in a cell has no company.
+_MOST_CELLS = 1 << 18
+_HEAD_MULTIPLE = {"f16": 16, "q8_0": 32}
 _LOOKED_UP = ("position_embd.weight", "token_types.weight")
 
 
@@ -68,9 +70,10 @@ def _why_not(
         return f"our kernels do not take {', '.join(left)}"
     if sizes.architecture not in _ARCHITECTURES:
         return f"our kernels are not proven on architecture {sizes.architecture}"
-    if kv_type != "f16":
+    multiple = _HEAD_MULTIPLE.get(kv_type, 0)
+    if not multiple:
         return f"our kernels do not take a {kv_type} KV cache"
-    if sizes.head_dim_k != sizes.head_dim_v or sizes.head_dim_k % 16 or sizes.head_dim_k > 512:
+    if sizes.head_dim_k != sizes.head_dim_v or sizes.head_dim_k % multiple or sizes.head_dim_k > 512:
         return f"our attention does not take heads of {sizes.head_dim_k} and {sizes.head_dim_v} dimensions"
     if n_cells > _MOST_CELLS:
         return f"our attention does not take a KV cache of {n_cells} cells, but of {_MOST_CELLS} at most"

@@ -1,6 +1,6 @@
 """Do a token's logits depend on its company? Measured for one GGUF file, under our kernels or under stock llama.cpp.
 
-    python tools/kernels_parity.py MODEL.gguf [--stock] [--save FILE] [--against FILE]
+    python tools/kernels_parity.py MODEL.gguf [--stock] [--kv-type TYPE] [--save FILE] [--against FILE]
 
 The reference is one batch of 256 tokens of a text. Then the same tokens go in slices of M, with 1 and 2 threads,
 beside seven other sequences at several offsets of one shared cache, into the holes that a released sequence leaves,
@@ -25,6 +25,7 @@ from edgeinfer import kernels
 
 Logits = npt.NDArray[np.float32]
 N_TOKENS = 256
+_KV_TYPES = {"f16": lc.GGML_TYPE_F16, "q8_0": lc.GGML_TYPE_Q8_0}
 
 
 _quiet = lc.llama_log_callback(lambda _level, _text, _data: None)
@@ -33,7 +34,7 @@ _quiet = lc.llama_log_callback(lambda _level, _text, _data: None)
 class Session:
     """One model and one context with 8 sequences in a shared cache."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kv_type: str = "f16") -> None:
         lc.llama_backend_init()
         self.model = lc.llama_model_load_from_file(str(path).encode(), lc.llama_model_default_params())
         if not self.model:
@@ -47,6 +48,7 @@ class Session:
         config.n_batch = config.n_ubatch = 512
         config.n_threads = config.n_threads_batch = 2
         config.flash_attn_type = 1
+        config.type_k = config.type_v = _KV_TYPES[kv_type]
         self.context = lc.llama_init_from_model(self.model, config)
         self.memory = lc.llama_get_memory(self.context)
         self.batch = lc.llama_batch_init(512, 0, 1)
@@ -176,6 +178,7 @@ def main() -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("--text", type=Path, default=Path(__file__))
     parser.add_argument("--stock", action="store_true", help="without our kernels")
+    parser.add_argument("--kv-type", choices=list(_KV_TYPES), default="f16")
     parser.add_argument("--save", type=Path)
     parser.add_argument("--against", type=Path)
     args = parser.parse_args()
@@ -184,7 +187,7 @@ def main() -> int:
         report = kernels.install()
         if not report.active:
             raise SystemExit(report.why)
-    session = Session(args.model)
+    session = Session(args.model, args.kv_type)
     ids = session.tokenize(args.text.read_text())[: N_TOKENS + 16]
     if len(ids) < N_TOKENS + 16:
         raise SystemExit(f"{args.text} has only {len(ids)} tokens")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edgeinfer.errors import EngineError
 from edgeinfer.gguf import TensorType
+from edgeinfer.kernels.codec import quantize
 from edgeinfer.kernels.library import load
 from edgeinfer.kernels.timing import rate
 
@@ -205,47 +206,50 @@ class _Unit(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("kv_head", "first_token", "n_tokens", "first_head", "n_heads")),
         ("scratch", ctypes.c_void_p),
+        *((name, ctypes.c_int32) for name in ("part", "n_parts", "step")),
     )
 
 
 class Attention:
     """M tokens over the caches of many layers, ``memory_bytes`` together, one after the other."""
 
-    op, format = "attention", "F16"
+    op, formats = "attention", ("F16", "Q8_0")
 
-    def __init__(self, sizes: Sizes, n_threads: int) -> None:
+    def __init__(self, kind: TensorType, sizes: Sizes, n_threads: int) -> None:
+        self.format, self._type = kind.name, kind.id
         self._sizes, self._n_threads, m = sizes, n_threads, max(sizes.columns)
+        self._head_bytes = sizes.head_dim // kind.block_size * kind.block_bytes
         width, n_heads = sizes.n_kv_heads * sizes.head_dim, sizes.n_kv_heads * sizes.n_group
-        self._n_layers = max(1, sizes.memory_bytes // (4 * sizes.n_kv * width))
+        self._n_layers = max(1, sizes.memory_bytes // (2 * sizes.n_kv * sizes.n_kv_heads * self._head_bytes))
         random = np.random.default_rng(2)
         # Keys and values of one layer, and of all of them.
-        one = random.standard_normal((2, sizes.n_kv, width), np.float32).astype(np.float16)
+        one = quantize(kind.name, random.standard_normal((2, sizes.n_kv, width), np.float32), n_threads=n_threads)
         self._caches = np.broadcast_to(one, (self._n_layers, *one.shape)).copy()
         self._q = random.standard_normal((m, n_heads, sizes.head_dim), np.float32)
         self._mask = np.zeros((m, sizes.n_kv), np.float16)
         self._block = max(1, _MOST_ROWS // sizes.n_group)
-        n_bytes = load().ei_attention_scratch_bytes(sizes.n_kv, sizes.head_dim, self._block, sizes.n_group)
+        n_bytes = load().ei_attention_scratch_bytes(sizes.n_kv, sizes.head_dim, self._block, sizes.n_group, 1)
         self._outs = [np.zeros_like(self._q) for _ in range(n_threads)]
         self._scratch = [_aligned(n_bytes) for _ in range(n_threads)]
         self._calls = [[self._arguments(layer, out) for out in self._outs] for layer in range(self._n_layers)]
         self._wanted = self._sample(_SCALAR, min(m, self._block))
 
     def kernel_isa(self, isa: int) -> int:
-        return int(load().ei_attention_isa(isa))
+        return int(load().ei_attention_isa(self._type, isa))
 
     def _arguments(self, layer: int, out: npt.NDArray[np.float32]) -> _Arguments:
         keys, values = self._caches[layer]
-        head, half_head = 4 * self._sizes.head_dim, 2 * self._sizes.head_dim
-        cell, token = self._sizes.n_kv_heads * half_head, self._q.strides[0]
+        head, stored = 4 * self._sizes.head_dim, self._head_bytes
+        cell, token = self._sizes.n_kv_heads * stored, self._q.strides[0]
         return _Arguments(
             *(data.ctypes.data for data in (self._q, keys, values, self._mask, out)),
-            *(token, head, cell, half_head, cell, half_head, self._mask.strides[0], token, head),
+            *(token, head, cell, stored, cell, stored, self._mask.strides[0], token, head),
             *(self._sizes.n_kv, self._sizes.head_dim, self._sizes.n_group, self._sizes.head_dim**-0.5),
         )
 
     def _call(self, isa: int, layer: int, thread: int, kv_head: int, first: int, n: int) -> None:
-        unit = _Unit(kv_head, first, n, 0, self._sizes.n_group, self._scratch[thread].ctypes.data)
-        load().ei_attention(isa, ctypes.byref(self._calls[layer][thread]), ctypes.byref(unit))
+        unit = _Unit(kv_head, first, n, 0, self._sizes.n_group, self._scratch[thread].ctypes.data, 0, 1, 0)
+        load().ei_attention(isa, self._type, ctypes.byref(self._calls[layer][thread]), ctypes.byref(unit))
 
     def _sample(self, isa: int, n: int) -> npt.NDArray[np.float32]:
         self._call(isa, 0, 0, 0, 0, n)
@@ -266,4 +270,4 @@ class Attention:
 
         tokens = rate(work, self._n_threads, sizes.seconds)  # of one KV head
         ops = 4 * sizes.n_kv * sizes.head_dim * sizes.n_group
-        return Speed(tokens / m * 4 * sizes.n_kv * sizes.head_dim, tokens * ops)
+        return Speed(tokens / m * 2 * sizes.n_kv * self._head_bytes, tokens * ops)

@@ -15,7 +15,7 @@ from pathlib import Path
 from edgeinfer import env
 from edgeinfer.errors import BackendUnavailable, UsageError
 
-_ABI_VERSION = 1
+_ABI_VERSION = 2
 _OK, _UNKNOWN = 0, -1
 _N_ISAS = 7
 OFF = ("0", "false", "no", "off")
@@ -71,9 +71,9 @@ def _declare(library: ctypes.CDLL) -> None:
         "ei_n_quantize_items": (i64, [i32, i64, i64]),
         "ei_quantize": (None, [i32, i32, address, size, i64, i64, address, i64, i64]),
         "ei_matmul": (None, [i32, i32, address, i64, i64, address, i64, address, size, i64, i64]),
-        "ei_attention_isa": (i32, [i32]),
-        "ei_attention_scratch_bytes": (size, [i64, i64, i32, i32]),
-        "ei_attention": (None, [i32, address, address]),
+        "ei_attention_isa": (i32, [i32, i32]),
+        "ei_attention_scratch_bytes": (size, [i64, i64, i32, i32, i32]),
+        "ei_attention": (None, [i32, i32, address, address]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

@@ -65,7 +65,7 @@ def measure(
     sizes: Sizes | None = None,
     said: Callable[[str], None] = lambda _what: None,
 ) -> Report:
-    """Measure matrix products, quantizing and attention (its format is F16), for these formats and instruction sets or
+    """Measure matrix products, quantizing and, for F16 and Q8_0, attention: for these formats and instruction sets or
     all of this machine's; a kernel that several of them share is measured once. ``said`` hears what is being measured.
 
     Each result is compared with the scalar kernel's first: raises `EngineError` for one that is not the same bits,
@@ -109,9 +109,10 @@ def _cases(kinds: Sequence[TensorType], sizes: Sizes, n_threads: int, said: Call
         yield Quantize(kind, sizes)
         said(f"packing {kind.name}")
         yield Matmul(kind, sizes, n_threads)
-    if any(kind.name == Attention.format for kind in kinds):
-        said("filling a KV cache")
-        yield Attention(sizes, n_threads)
+    for kind in kinds:
+        if kind.name in Attention.formats:
+            said(f"filling a KV cache of {kind.name}")
+            yield Attention(kind, sizes, n_threads)
 
 
 def _peak_counts(case: Case) -> bool:

@@ -12,7 +12,7 @@ namespace ggml {
 
 constexpr const char *kVersion = "0.25.3";
 
-enum Type : int32_t { kF32 = 0, kF16 = 1, kI32 = 26 };
+enum Type : int32_t { kF32 = 0, kF16 = 1, kQ8_0 = 8, kI32 = 26 };
 enum Op : int32_t { kMulMat = 29, kMulMatId = 30, kFlashAttention = 74 };
 enum Status : int32_t { kSuccess = 0 };
 

@@ -17,7 +17,7 @@ struct Avx2Lanes {
         __m256 a, b;
     };
     // 6 x 2 registers of sums, 2 of keys or values and one of queries or weights: 15 of 16.
-    static constexpr int kRows = 6, kVectors = 1;
+    static constexpr int kVectors = 1;
 
     static EI_FORCE_INLINE F set(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
     static EI_FORCE_INLINE F load(const float *from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
@@ -81,11 +81,16 @@ struct Avx2Lanes {
         const __m128i half = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
         return _mm_cvtsi128_si64(_mm_add_epi64(half, _mm_unpackhi_epi64(half, half)));
     }
-    static EI_FORCE_INLINE bool any_nonzero_64(const float *from) {
-        __m256i all = _mm256_setzero_si256();
+    // Bit i: p[i] * v_max[i] >= least.
+    static EI_FORCE_INLINE uint64_t reaches_64(const float *p, const float *v_max, float least) {
+        uint64_t bits = 0;
         EI_UNROLL
-        for (int i = 0; i < 64; i += 8) all = _mm256_or_si256(all, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from + i)));
-        return !_mm256_testz_si256(all, _mm256_set1_epi32(0x7fffffff));
+        for (int i = 0; i < 64; i += 8) {
+            const __m256 product = _mm256_mul_ps(_mm256_loadu_ps(p + i), _mm256_loadu_ps(v_max + i));
+            const int reached = _mm256_movemask_ps(_mm256_cmp_ps(product, _mm256_set1_ps(least), _CMP_GE_OQ));
+            bits |= static_cast<uint64_t>(static_cast<uint32_t>(reached)) << i;
+        }
+        return bits;
     }
     static EI_FORCE_INLINE uint64_t differs_64(const uint16_t *from, uint16_t value) {
         const __m256i v = _mm256_set1_epi16(static_cast<int16_t>(value));
@@ -109,10 +114,12 @@ struct Avx2Lanes {
         const __m128i half = _mm_max_epu16(_mm256_castsi256_si128(best), _mm256_extracti128_si256(best, 1));
         return static_cast<uint16_t>(~_mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(half, _mm_set1_epi16(-1))), 0));
     }
-    static EI_FORCE_INLINE void transpose_8(const char *const *cells, int64_t at, float *to, int64_t stride) {
+    // load(i): 8 elements of cell i.
+    template <class Load>
+    static EI_FORCE_INLINE void transpose_8(Load load, float *to, int64_t stride) {
         __m256 r[8], t[8];
         EI_UNROLL
-        for (int i = 0; i < 8; ++i) r[i] = load_half_8(reinterpret_cast<const uint16_t *>(cells[i]) + at);
+        for (int i = 0; i < 8; ++i) r[i] = load(i);
         EI_UNROLL
         for (int i = 0; i < 8; i += 2) {
             t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
@@ -131,10 +138,12 @@ struct Avx2Lanes {
             _mm256_storeu_ps(to + (4 + j) * stride, _mm256_permute2f128_ps(r[j], r[4 + j], 0x31));
         }
     }
-    static EI_FORCE_INLINE void transpose_half(const char *const (&cells)[16], int64_t at, float *to, int64_t stride) {
+    static EI_FORCE_INLINE void transpose_half(const char *const *cells, int64_t at, float *to, int64_t stride) {
         for (int d = 0; d < 16; d += 8) {
-            transpose_8(cells, at + d, to + d * stride, stride);
-            transpose_8(cells + 8, at + d, to + d * stride + 8, stride);
+            for (int c = 0; c < 16; c += 8) {
+                const auto load = [&](int i) { return load_half_8(reinterpret_cast<const uint16_t *>(cells[c + i]) + at + d); };
+                transpose_8(load, to + d * stride + c, stride);
+            }
         }
     }
 };

@@ -15,7 +15,7 @@ namespace {
 struct Avx512Lanes {
     using F = __m512;
     // 6 x 4 sums, 4 registers of keys or values and one of queries or weights: 29 of 32.
-    static constexpr int kRows = 6, kVectors = 4;
+    static constexpr int kVectors = 4;
 
     static EI_FORCE_INLINE F set(float value) { return _mm512_set1_ps(value); }
     static EI_FORCE_INLINE F load(const float *from) { return _mm512_loadu_ps(from); }
@@ -54,10 +54,15 @@ struct Avx512Lanes {
         return _mm512_add_epi64(sum, _mm512_add_epi64(even, odd));
     }
     static EI_FORCE_INLINE int64_t total(Sum sum) { return _mm512_reduce_add_epi64(sum); }
-    static EI_FORCE_INLINE bool any_nonzero_64(const float *from) {
-        const __m512i a = _mm512_or_si512(_mm512_loadu_si512(from), _mm512_loadu_si512(from + 16));
-        const __m512i b = _mm512_or_si512(_mm512_loadu_si512(from + 32), _mm512_loadu_si512(from + 48));
-        return _mm512_test_epi32_mask(_mm512_or_si512(a, b), _mm512_set1_epi32(0x7fffffff)) != 0;
+    // Bit i: p[i] * v_max[i] >= least.
+    static EI_FORCE_INLINE uint64_t reaches_64(const float *p, const float *v_max, float least) {
+        uint64_t bits = 0;
+        EI_UNROLL
+        for (int i = 0; i < 64; i += 16) {
+            const F product = mul(load(p + i), load(v_max + i));
+            bits |= uint64_t{_mm512_cmp_ps_mask(product, set(least), _CMP_GE_OQ)} << i;
+        }
+        return bits;
     }
     static EI_FORCE_INLINE uint64_t differs_64(const uint16_t *from, uint16_t value) {
         const __m512i v = _mm512_set1_epi16(static_cast<int16_t>(value));
@@ -74,7 +79,7 @@ struct Avx512Lanes {
         const __m128i half = _mm_max_epu16(_mm256_castsi256_si128(best), _mm256_extracti128_si256(best, 1));
         return static_cast<uint16_t>(~_mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(half, _mm_set1_epi16(-1))), 0));
     }
-    static EI_FORCE_INLINE void transpose_half(const char *const (&cells)[16], int64_t at, float *to, int64_t stride) {
+    static EI_FORCE_INLINE void transpose_half(const char *const *cells, int64_t at, float *to, int64_t stride) {
         F r[16], t[16];
         EI_UNROLL
         for (int i = 0; i < 16; ++i) r[i] = load_half(reinterpret_cast<const uint16_t *>(cells[i]) + at);

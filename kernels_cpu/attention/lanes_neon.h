@@ -18,7 +18,7 @@ struct NeonLanes {
         float32x4_t x[4];
     };
     // 6 x 4 registers of sums, 4 of keys or values and one of queries or weights: 29 of 32.
-    static constexpr int kRows = 6, kVectors = 1;
+    static constexpr int kVectors = 1;
 
     static EI_FORCE_INLINE F set(float value) {
         const float32x4_t v = vdupq_n_f32(value);
@@ -103,11 +103,17 @@ struct NeonLanes {
         return sum;
     }
     static EI_FORCE_INLINE int64_t total(Sum sum) { return vaddvq_s64(sum); }
-    static EI_FORCE_INLINE bool any_nonzero_64(const float *from) {
-        uint32x4_t all = vdupq_n_u32(0);
+    // Bit i: p[i] * v_max[i] >= least. Each lane of ones keeps one bit of its place.
+    static EI_FORCE_INLINE uint64_t reaches_64(const float *p, const float *v_max, float least) {
+        const uint32_t places[4] = {1, 2, 4, 8};
+        const uint32x4_t place = vld1q_u32(places);
+        uint64_t bits = 0;
         EI_UNROLL
-        for (int i = 0; i < 64; i += 4) all = vorrq_u32(all, vreinterpretq_u32_f32(vld1q_f32(from + i)));
-        return (vmaxvq_u32(vshlq_n_u32(all, 1))) != 0;  // the sign of a zero is none
+        for (int i = 0; i < 64; i += 4) {
+            const uint32x4_t reached = vcgeq_f32(vmulq_f32(vld1q_f32(p + i), vld1q_f32(v_max + i)), vdupq_n_f32(least));
+            bits |= uint64_t{vaddvq_u32(vandq_u32(reached, place))} << i;
+        }
+        return bits;
     }
     // Comparisons give bytes of ones; each keeps one bit of its place, and adding neighbours three times gathers eight.
     static EI_FORCE_INLINE uint64_t differs_64(const uint16_t *from, uint16_t value) {
@@ -131,11 +137,12 @@ struct NeonLanes {
         }
         return vmaxvq_u16(vmaxq_u16(a, b));
     }
-    // 4 elements of 4 cells; 8-byte loads, so that a row of 16 registers is never needed.
-    static EI_FORCE_INLINE void transpose_4(const char *const *cells, int64_t at, float *to, int64_t stride) {
+    // load(i): 4 elements of cell i. Four at a time, so that a row of 16 registers is never needed.
+    template <class Load>
+    static EI_FORCE_INLINE void transpose_4(Load load, float *to, int64_t stride) {
         float32x4_t r[4], t[4];
         EI_UNROLL
-        for (int i = 0; i < 4; ++i) r[i] = load_half_4(reinterpret_cast<const uint16_t *>(cells[i]) + at);
+        for (int i = 0; i < 4; ++i) r[i] = load(i);
         EI_UNROLL
         for (int i = 0; i < 2; ++i) {
             t[i] = vtrn1q_f32(r[2 * i], r[2 * i + 1]);      // elements 0 and 2 of two cells
@@ -148,9 +155,12 @@ struct NeonLanes {
             vst1q_f32(to + (i + 2) * stride, vreinterpretq_f32_f64(vtrn2q_f64(a, b)));
         }
     }
-    static EI_FORCE_INLINE void transpose_half(const char *const (&cells)[16], int64_t at, float *to, int64_t stride) {
+    static EI_FORCE_INLINE void transpose_half(const char *const *cells, int64_t at, float *to, int64_t stride) {
         for (int d = 0; d < 16; d += 4) {
-            for (int c = 0; c < 16; c += 4) transpose_4(cells + c, at + d, to + d * stride + c, stride);
+            for (int c = 0; c < 16; c += 4) {
+                const auto load = [&](int i) { return load_half_4(reinterpret_cast<const uint16_t *>(cells[c + i]) + at + d); };
+                transpose_4(load, to + d * stride + c, stride);
+            }
         }
     }
 };

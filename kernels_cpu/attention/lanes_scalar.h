@@ -15,7 +15,7 @@ struct ScalarLanes {
     struct F {
         float x[16];
     };
-    static constexpr int kRows = 6, kVectors = 1;
+    static constexpr int kVectors = 1;
 
     template <class Each>
     static F each(Each value) {
@@ -85,10 +85,11 @@ struct ScalarLanes {
         return sum;
     }
     static int64_t total(Sum sum) { return sum; }
-    static bool any_nonzero_64(const float *from) {
-        bool found = false;
-        for (int i = 0; i < 64; ++i) found |= from[i] != 0.0f;
-        return found;
+    // Bit i: p[i] * v_max[i] >= least.
+    static uint64_t reaches_64(const float *p, const float *v_max, float least) {
+        uint64_t bits = 0;
+        for (int i = 0; i < 64; ++i) bits |= uint64_t{p[i] * v_max[i] >= least} << i;
+        return bits;
     }
     // Bit i: from[i] != value, as bits.
     static uint64_t differs_64(const uint16_t *from, uint16_t value) {
@@ -105,7 +106,7 @@ struct ScalarLanes {
         return best;
     }
     // Elements at .. at + 15 of 16 cells: to[d * stride + cell].
-    static void transpose_half(const char *const (&cells)[16], int64_t at, float *to, int64_t stride) {
+    static void transpose_half(const char *const *cells, int64_t at, float *to, int64_t stride) {
         for (int d = 0; d < 16; ++d) {
             for (int c = 0; c < 16; ++c) to[d * stride + c] = half_to_float(reinterpret_cast<const uint16_t *>(cells[c])[at + d]);
         }

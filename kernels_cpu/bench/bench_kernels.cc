@@ -90,30 +90,36 @@ void bench_format(int32_t isa, const ei::Format &format, int n_threads) {
     }
 }
 
-void bench_attention(int32_t isa, int n_threads) {
-    constexpr int32_t n_kv = 4096, head_dim = 128, n_group = 6, n_kv_heads = 32, tokens_at_once = 10;
+// The caches of many layers, one after the other, as a model reads them.
+void bench_attention(int32_t isa, const ei::Format &format, int n_threads) {
+    constexpr int32_t n_kv = 4096, head_dim = 128, n_group = 6, n_kv_heads = 2, n_layers = 16, tokens_at_once = 10;
     constexpr int64_t n_heads = n_kv_heads * n_group;
-    const size_t head = head_dim * sizeof(float), half_head = head_dim * sizeof(uint16_t);
-    std::vector<uint16_t> k(static_cast<size_t>(n_kv) * n_kv_heads * head_dim, ei::float_to_half(0.25f)), v(k), mask(kMost * n_kv, 0);
+    const size_t head = head_dim * sizeof(float), stored = static_cast<size_t>(head_dim / format.block_size) * format.block_bytes;
+    const size_t cell = n_kv_heads * stored, token = n_heads * head, layer = n_kv * cell;
+    std::vector<uint8_t> k(n_layers * layer, 0x22), v(k);  // any half or int8 of these is a plain number
+    std::vector<uint16_t> mask(kMost * n_kv, 0);
     std::vector<float> q(static_cast<size_t>(kMost * n_heads) * head_dim, 0.5f), out(q.size());
     const auto bytes = [](auto &values) { return reinterpret_cast<char *>(values.data()); };
-    const size_t cell = n_kv_heads * half_head, token = n_heads * head;
-    const ei_attention_args args{bytes(q), bytes(k), bytes(v), bytes(mask), bytes(out), token, head, cell, half_head, cell, half_head,
-                                 n_kv * sizeof(uint16_t), token, head, n_kv, head_dim, n_group, 0.09f};
-    const size_t scratch_bytes = ei::round_up(ei_attention_scratch_bytes(n_kv, head_dim, tokens_at_once, n_group), 64);
+    const ei_attention_args first_layer{bytes(q), bytes(k), bytes(v), bytes(mask), bytes(out), token, head, cell, stored, cell, stored,
+                                        n_kv * sizeof(uint16_t), token, head, n_kv, head_dim, n_group, 0.09f};
+    const size_t scratch_bytes = ei_attention_scratch_bytes(n_kv, head_dim, tokens_at_once, n_group, 1);
     Buffer scratch(scratch_bytes * static_cast<size_t>(n_threads));
     double first = 0;
     for (const int64_t m : kColumns) {
         const int32_t n_tokens = static_cast<int32_t>(m), n_blocks = (n_tokens + tokens_at_once - 1) / tokens_at_once;
-        const double t = measure(n_threads, int64_t{n_kv_heads} * n_blocks, 1, [&](int thread, int64_t item, int64_t) {
+        const double t = measure(n_threads, int64_t{n_layers} * n_kv_heads * n_blocks, 1, [&](int thread, int64_t item, int64_t) {
             const int32_t begin = static_cast<int32_t>(item % n_blocks) * tokens_at_once, n = std::min(tokens_at_once, n_tokens - begin);
-            const ei_attention_unit unit{static_cast<int32_t>(item / n_blocks), begin, n, 0, n_group,
-                                         scratch.data() + static_cast<size_t>(thread) * scratch_bytes};
-            ei_attention(isa, &args, &unit);
+            const int64_t heads_before = item / n_blocks;
+            ei_attention_args args = first_layer;
+            const size_t layers_before = static_cast<size_t>(heads_before / n_kv_heads) * layer;
+            args.k += layers_before, args.v += layers_before;
+            const ei_attention_unit unit{static_cast<int32_t>(heads_before % n_kv_heads), begin, n, 0, n_group,
+                                         scratch.data() + static_cast<size_t>(thread) * scratch_bytes, 0, 1, 0};
+            ei_attention(isa, format.id, &args, &unit);
         });
         if (m == 1) first = t;
-        print("attention", "f16", m, t, first, 2.0 * static_cast<double>(k.size()) * sizeof(uint16_t),
-              4.0 * static_cast<double>(n_heads * m) * n_kv * head_dim);
+        print("attention", format.name, m, t, first, 2.0 * static_cast<double>(k.size()),
+              4.0 * static_cast<double>(n_layers * n_heads * m) * n_kv * head_dim);
     }
 }
 
@@ -134,6 +140,8 @@ int main(int argc, char **argv) {
         const ei::Format *format = ei::find_format(id);
         if (format != nullptr && wanted(format->name)) bench_format(ei_best_isa(), *format, n_threads);
     }
-    if (wanted("attention")) bench_attention(ei_best_isa(), n_threads);
+    for (const int32_t id : {EI_FORMAT_F16, EI_FORMAT_Q8_0}) {
+        if (wanted("attention")) bench_attention(ei_best_isa(), *ei::find_format(id), n_threads);
+    }
     return 0;
 }

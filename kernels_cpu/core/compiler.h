@@ -20,11 +20,14 @@
 #endif
 
 // EI_PREFETCH asks for a cache line; any address will do. Nothing where a compiler has no word for it that suits all architectures.
+// EI_PREFETCH_L2 brings it only to the second level, which has more requests under way: for lines too scattered to be guessed.
 #if defined(_MSC_VER) && !defined(__clang__)
 #define EI_PREFETCH(at) static_cast<void>(at)
+#define EI_PREFETCH_L2(at) static_cast<void>(at)
 #define EI_FORCE_INLINE __forceinline
 #else
 #define EI_PREFETCH(at) __builtin_prefetch(at)
+#define EI_PREFETCH_L2(at) __builtin_prefetch(at, 0, 2)
 #define EI_FORCE_INLINE inline __attribute__((always_inline))
 #endif
 #define EI_INLINE static EI_FORCE_INLINE

@@ -65,7 +65,7 @@ constexpr int32_t kOps = 6;
 
 struct Kernel {
     Op op;
-    int32_t format;  // EI_FORMAT_... of a matmul, quantizer() of a quantize, else 0
+    int32_t format;  // EI_FORMAT_... of a matmul or of attention's keys and values, quantizer() of a quantize, else 0
     int32_t isa;
     union {
         ProbeRead probe_read;
@@ -81,7 +81,7 @@ struct Kernel {
     constexpr Kernel(int32_t isa_, Quantize run) : op(Op::quantize), format(kQuantizeInt8), isa(isa_), quantize(run) {}
     constexpr Kernel(int32_t isa_, Quantizer format_, Quantize run) : op(Op::quantize), format(format_), isa(isa_), quantize(run) {}
     constexpr Kernel(int32_t isa_, int32_t format_, Matmul run) : op(Op::matmul), format(format_), isa(isa_), matmul(run) {}
-    constexpr Kernel(int32_t isa_, Attention run) : op(Op::attention), format(0), isa(isa_), attention(run) {}
+    constexpr Kernel(int32_t isa_, int32_t format_, Attention run) : op(Op::attention), format(format_), isa(isa_), attention(run) {}
     constexpr Kernel(int32_t isa_, TopK run) : op(Op::top_k), format(0), isa(isa_), top_k(run) {}
 };
 

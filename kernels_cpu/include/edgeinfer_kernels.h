@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* The version of this interface; a binding refuses a library that answers another number. */
-#define EI_ABI_VERSION 1
+#define EI_ABI_VERSION 2
 EI_API int32_t ei_abi_version(void);
 EI_API const char *ei_version(void);
 
@@ -102,10 +102,11 @@ EI_API void ei_quantize(int32_t isa, int32_t format, const float *columns, size_
 EI_API void ei_matmul(int32_t isa, int32_t format, const void *packed, int64_t n_rows, int64_t n_cols, const void *activations,
                       int64_t n_columns, float *out, size_t out_stride, int64_t first_panel, int64_t n_panels);
 
-/* Attention of n_tokens x (n_kv_heads * n_group) query heads over n_kv cells; K, V and the mask in half precision, queries and the output
- * in single. Strides in bytes; the elements of a head are side by side. head_dim is a multiple of 16, at most 512; n_kv at most 2^18.
- * A mask value (one row of n_kv a token) is added to each score; minus infinity hides the cell, whatever it holds. An output is the same
- * bits whatever the order of the cells, the split into units, the threads and the instruction set. */
+/* Attention of n_tokens x (n_kv_heads * n_group) query heads over n_kv cells; K and V both in `format` (EI_FORMAT_F16 or EI_FORMAT_Q8_0),
+ * the mask in half precision, queries and the output in single. Strides in bytes; the elements of a head are side by side. head_dim is a
+ * multiple of 16, with Q8_0 of 32, at most 512; n_kv at most 2^18. A mask value (one row of n_kv a token) is added to each score; minus
+ * infinity hides the cell, whatever it holds. An output is the same bits whatever the order of the cells, the split into units and parts,
+ * the threads and the instruction set. */
 typedef struct {
     const char *q, *k, *v, *mask;
     char *out;
@@ -115,15 +116,19 @@ typedef struct {
     int32_t n_group; /* query heads that share a KV head */
     float scale;
 } ei_attention_args;
-/* A part of it, for one thread: at most 64 tokens, and n_heads of the n_group heads that share kv_head, the first of them first_head of the
- * group. scratch: ei_attention_scratch_bytes, 64-byte aligned, the thread's own. */
+enum { EI_ATTENTION_SCORES, EI_ATTENTION_WEIGHTS, EI_ATTENTION_VALUES, EI_ATTENTION_OUTPUT, EI_ATTENTION_STEPS };
+/* A unit of it, for one thread: at most 64 tokens, and n_heads of the n_group heads that share kv_head, the first of them first_head of the
+ * group. scratch: ei_attention_scratch_bytes, 64-byte aligned, the unit's own while it runs. With n_parts > 1 it is one step of one part of
+ * the unit's cells, [0, n_parts) of them on as many threads: every part ends a step before any begins the next. Else step is not read. */
 typedef struct {
     int32_t kv_head, first_token, n_tokens, first_head, n_heads;
     void *scratch;
+    int32_t part, n_parts, step;
 } ei_attention_unit;
-EI_API size_t ei_attention_scratch_bytes(int64_t n_kv, int64_t head_dim, int32_t n_tokens, int32_t n_heads);
-EI_API int32_t ei_attention_isa(int32_t isa);
-EI_API void ei_attention(int32_t isa, const ei_attention_args *args, const ei_attention_unit *unit);
+EI_API size_t ei_attention_scratch_bytes(int64_t n_kv, int64_t head_dim, int32_t n_tokens, int32_t n_heads, int32_t n_parts);
+/* -1 where there is no kernel for a format. */
+EI_API int32_t ei_attention_isa(int32_t format, int32_t isa);
+EI_API void ei_attention(int32_t isa, int32_t format, const ei_attention_args *args, const ei_attention_unit *unit);
 
 /* Rows of floats to blocks of a format as they lie in a file, and back, for every EI_FORMAT_... but F32. Rows are contiguous, of n_cols
  * elements, a multiple of the format's block. Same bits on every machine; threads share out rows.

@@ -24,7 +24,7 @@ bool can_multiply_experts(const ggml::Tensor *op);
 size_t multiply_experts_work_bytes(const ggml::Tensor *op, int n_threads);
 void multiply_experts(const ggml::ComputeParams &params, const ggml::Tensor *op);
 
-// Attention over half-precision keys and values with a mask; sinks, soft caps and ALiBi stay with ggml.
+// Attention over keys and values, both in half precision or both in q8_0, with a mask; sinks, soft caps and ALiBi stay with ggml.
 bool can_attend(const ggml::Tensor *op);
 size_t attend_work_bytes(const ggml::Tensor *op, int n_threads);
 void attend(const ggml::ComputeParams &params, const ggml::Tensor *op);

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 #include "core/half.h"
 #include "core/isa.h"
@@ -124,30 +125,29 @@ bool test_experts(const Format &format) {
     return true;
 }
 
-bool test_attention() {
-    constexpr int64_t dim = 64, n_kv = 192, tokens = 3, heads = 6, kv_heads = 2;
+bool test_attention(const Format &format, int64_t n_kv) {
+    constexpr int64_t dim = 64, tokens = 3, heads = 6, kv_heads = 1;
     uint32_t state = 3;
     ScopedContext graph;
-    ggml::Tensor *q = graph.tensor(ggml::kF32, dim, tokens, heads), *k = graph.tensor(ggml::kF16, dim, n_kv, kv_heads);
-    ggml::Tensor *v = graph.tensor(ggml::kF16, dim, n_kv, kv_heads), *mask = graph.tensor(ggml::kF16, n_kv, tokens);
+    ggml::Tensor *q = graph.tensor(ggml::kF32, dim, tokens, heads), *k = graph.tensor(format.id, dim, n_kv, kv_heads);
+    ggml::Tensor *v = graph.tensor(format.id, dim, n_kv, kv_heads), *mask = graph.tensor(ggml::kF16, n_kv, tokens);
     ggml::Tensor *y = g_ggml.ggml_flash_attn_ext(graph.context, q, k, v, mask, 0.125f, 0.0f, 0.0f);
     if (!graph.allocate(g_ggml.ggml_backend_cpu_buffer_type())) return false;
     for (int64_t i = 0; i < dim * tokens * heads; ++i) static_cast<float *>(q->data)[i] = unit(state);
-    for (int64_t i = 0; i < dim * n_kv * kv_heads; ++i) {
-        static_cast<uint16_t *>(k->data)[i] = float_to_half(unit(state));
-        static_cast<uint16_t *>(v->data)[i] = float_to_half(unit(state));
+    for (ggml::Tensor *cache : {k, v}) {
+        fill_rows(format, static_cast<uint8_t *>(cache->data), g_ggml.ggml_nbytes(cache), state);
     }
-    for (int64_t i = 0; i < n_kv * tokens; ++i) static_cast<uint16_t *>(mask->data)[i] = i % n_kv < 100 + i / n_kv ? 0 : 0xfc00;
+    for (int64_t i = 0; i < n_kv * tokens; ++i) static_cast<uint16_t *>(mask->data)[i] = i % n_kv < n_kv - 90 + i / n_kv ? 0 : 0xfc00;
     const int64_t before = g_counters.attended;
     if (!compute(graph.context, y) || g_counters.attended == before) return false;
 
     Memory<float> want(dim * tokens * heads);
-    Memory<char> scratch(ei_attention_scratch_bytes(n_kv, dim, tokens, heads / kv_heads));
-    const AttentionArgs args{static_cast<char *>(q->data), static_cast<char *>(k->data), static_cast<char *>(v->data), static_cast<char *>(mask->data),
-                             reinterpret_cast<char *>(want.data()), q->nb[1], q->nb[2], k->nb[1], k->nb[2], v->nb[1], v->nb[2], mask->nb[1],
-                             y->nb[2], y->nb[1], n_kv, dim, heads / kv_heads, 0.125f};
-    const Kernel *kernel = choose_kernel(Op::attention, 0, EI_ISA_SCALAR);
-    for (int h = 0; h < kv_heads; ++h) kernel->attention(args, {h, 0, tokens, 0, heads / kv_heads, scratch.data()});
+    Memory<char> scratch(ei_attention_scratch_bytes(n_kv, dim, tokens, heads / kv_heads, 1));
+    const auto bytes = [](const ggml::Tensor *tensor) { return static_cast<const char *>(tensor->data); };
+    const AttentionArgs args{bytes(q), bytes(k), bytes(v), bytes(mask), reinterpret_cast<char *>(want.data()),
+                             q->nb[1], q->nb[2], k->nb[1], k->nb[2], v->nb[1], v->nb[2], mask->nb[1], y->nb[2], y->nb[1], n_kv, dim, heads / kv_heads, 0.125f};
+    const Kernel *kernel = choose_kernel(Op::attention, format.id, EI_ISA_SCALAR);
+    for (int h = 0; h < kv_heads; ++h) kernel->attention(args, {h, 0, tokens, 0, heads / kv_heads, scratch.data(), 0, 1, 0});
     return std::memcmp(want.data(), y->data, sizeof(float) * dim * tokens * heads) == 0;
 }
 
@@ -185,7 +185,12 @@ const char *self_test() {
         if (format != nullptr && !test_product(*format)) return failed("product", format->name);
     }
     if (!test_experts(*find_format(EI_FORMAT_Q4_K))) return failed("product of experts", "q4_k");
-    return test_attention() ? nullptr : failed("attention", "f16");
+    for (int32_t id : {EI_FORMAT_F16, EI_FORMAT_Q8_0}) {
+        const Format &format = *find_format(id);
+        // One length is shared out by heads, the other by cells as well.
+        if (!test_attention(format, 192) || !test_attention(format, 3072)) return failed("attention", format.name);
+    }
+    return nullptr;
 }
 
 }  // namespace ei

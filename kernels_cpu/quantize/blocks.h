@@ -9,24 +9,11 @@
 #include <cstring>
 
 #include "core/compiler.h"
-#include "core/half.h"
 #include "core/kernel.h"
+#include "quantize/scale.h"
 
 namespace ei {
 namespace {
-
-// d, and what elements are multiplied with: 0 where the block is all but zero, or not finite and d is NaN.
-struct Scale {
-    float d, inverse;
-};
-
-// `bits`: of the largest magnitude.
-EI_INLINE Scale scale_of(uint32_t bits) {
-    const float max = bits_float(bits);
-    if (bits >= 0x7f800000) return {bits_float(0x7fc00000), 0.0f};
-    if (max < kTinyActivation) return {0.0f, 0.0f};
-    return {max / 127.0f, 127.0f / max};
-}
 
 template <class Block>
 EI_INLINE void scatter(const int8_t *q, int n, int c, Block &block) {

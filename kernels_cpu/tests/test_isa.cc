@@ -12,10 +12,13 @@ void check_kernels(int32_t isa) {
         const ei::Kernel *kernel = ei::choose_kernel(ei::Op::matmul, format, isa);
         CHECK(kernel != nullptr && kernel->isa != EI_ISA_SCALAR, "%s has no product for format %d", ei_isa_name(isa), format);
     }
-    for (const ei::Op op : {ei::Op::quantize, ei::Op::attention}) {
-        const ei::Kernel *kernel = ei::choose_kernel(op, 0, isa);
-        CHECK(kernel != nullptr && kernel->isa != EI_ISA_SCALAR, "%s has no kernel for op %d", ei_isa_name(isa), static_cast<int>(op));
+    const ei::Kernel *quantize = ei::choose_kernel(ei::Op::quantize, ei::kQuantizeInt8, isa);
+    CHECK(quantize != nullptr && quantize->isa != EI_ISA_SCALAR, "%s does not quantize", ei_isa_name(isa));
+    for (const int32_t format : {EI_FORMAT_F16, EI_FORMAT_Q8_0}) {
+        const int32_t attention = ei_attention_isa(format, isa);
+        CHECK(attention > EI_ISA_SCALAR, "%s has no attention over format %d", ei_isa_name(isa), format);
     }
+    CHECK(ei_attention_isa(EI_FORMAT_Q4_0, isa) == -1, "%s has attention over Q4_0", ei_isa_name(isa));
 }
 
 // Whatever is asked for, the best kernel of the chain answers, or none.

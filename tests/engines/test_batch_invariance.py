@@ -34,11 +34,11 @@ class Prepared:
         return np.array_equal(logits, self.reference[: len(logits)])
 
 
-@pytest.fixture(scope="module")
-def prepared(smollm2: Path) -> Iterator[Prepared]:
+@pytest.fixture(scope="module", params=["f16", "q8_0"])
+def prepared(smollm2: Path, request: pytest.FixtureRequest) -> Iterator[Prepared]:
     report = kernels.install()
     assert report.active, report.why
-    session = Session(smollm2)
+    session = Session(smollm2, request.param)
     ids = session.tokenize(Path(kernels_parity.__file__).read_text(encoding="utf-8"))[: N_TOKENS + 16]
     yield Prepared(session, ids, session.forward([(0, ids[:N_TOKENS], 0)]))
     session.close()

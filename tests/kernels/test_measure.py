@@ -40,9 +40,10 @@ def test_every_format_and_instruction_set_has_figures(everything: Report) -> Non
     for name, isa in products:
         assert kernels.has_matmul(KINDS[name].id, 512)
         assert isa in kernels.capabilities()
-    attention = {figure.isa for figure in everything.figures if figure.op == "attention"}
-    assert "scalar" in attention
-    assert len(attention) > 1 or len(kernels.capabilities()) == 1
+    for name in Attention.formats:
+        isas = {figure.isa for figure in everything.figures if (figure.op, figure.format) == ("attention", name)}
+        assert "scalar" in isas
+        assert len(isas) > 1 or len(kernels.capabilities()) == 1
     assert len(set(everything.figures)) == len(everything.figures)
     assert {figure.m for figure in everything.figures} == {1, 3, 20}
 
@@ -61,15 +62,18 @@ def test_figures_are_plausible(everything: Report) -> None:
 
 
 def test_bytes_and_operations_fit_together() -> None:
-    figures = [figure for figure in small(("Q4_K", "f16"), (BEST,)).figures if figure.ops_per_s is not None]
+    figures = [figure for figure in small(("Q4_K", "f16", "q8_0"), (BEST,)).figures if figure.ops_per_s is not None]
     assert {(figure.op, figure.format) for figure in figures} == {
         ("matmul", "Q4_K"),
         ("matmul", "F16"),
+        ("matmul", "Q8_0"),
         ("attention", "F16"),
+        ("attention", "Q8_0"),
     }
+    bytes_per_weight = {"Q4_K": 144 / 256, "F16": 2.0, "Q8_0": 34 / 32}
     for figure in figures:
         # Each weight serves M multiply-accumulates; each key and value M for every head of its group.
-        uses = 2 * figure.m * 256 / 144 if figure.format == "Q4_K" else figure.m
+        uses = 2 * figure.m / bytes_per_weight[figure.format]
         uses *= SMALL.n_group if figure.op == "attention" else 1
         assert figure.ops_per_s == pytest.approx(figure.bytes_per_s * uses)
 
@@ -79,6 +83,7 @@ def test_narrowed_to_one_format_and_one_instruction_set() -> None:
     assert {(figure.op, figure.format, figure.isa) for figure in figures} == {
         ("quantize", "Q8_0", "scalar"),
         ("matmul", "Q8_0", "scalar"),
+        ("attention", "Q8_0", "scalar"),
     }
 
 
@@ -93,7 +98,7 @@ def test_unknown_names_list_the_known() -> None:
 
 @pytest.mark.parametrize("op", ["ei_matmul", "ei_attention"])
 def test_no_figure_of_wrong_bits(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
-    made: list[Case] = [Matmul(KINDS["Q4_0"], SMALL, 1), Attention(SMALL, 1)]
+    made: list[Case] = [Matmul(KINDS["Q4_0"], SMALL, 1), Attention(KINDS["Q8_0"], SMALL, 1)]
     case = next(case for case in made if op == f"ei_{case.op}")
     real = library.load()
 
