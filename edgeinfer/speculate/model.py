@@ -64,14 +64,24 @@ class ModelDrafter:
         rows = np.arange(engine.n_vocab, dtype=np.int32) if heads is None else heads
         self._targets = vocabulary.drafts(rows)
         self._tracks: dict[int, _Track] = {}
+        self._met: dict[int, int] = {}  # of requests without a track: how much of their first text was in memory
 
     # ---- reading
 
     def behind(self, key: int, tokens: TokenIds) -> int:
         track = self._tracks.get(key)
-        if track is None:
-            return len(tokens)
-        return max(1, len(tokens) - common_prefix(track.tokens, tokens))
+        if track is not None:
+            return max(1, len(tokens) - common_prefix(track.tokens, tokens))
+        if key not in self._met:  # looked up once: the next turn of a conversation is not read from its beginning
+            ids, ends = self._spelled(tokens)
+            self._met[key] = int(np.searchsorted(ends, self._pool.known(ids), side="right"))
+        return max(1, len(tokens) - self._met[key])
+
+    def _spelled(self, tokens: TokenIds) -> tuple[TokenIds, npt.NDArray[np.intp]]:
+        """The engine's ids for the target's, and how many of them cover each token and all before it."""
+        spelled = [self._vocabulary.spell(token) for token in tokens.tolist()]
+        ends = np.cumsum([len(own) for own in spelled], dtype=np.intp)
+        return np.array([i for own in spelled for i in own], np.int32), ends
 
     def follow(self, key: int, tokens: TokenIds, n_max: int) -> None:
         """Read up to ``n_max`` tokens that it has not read, all but the last one. Raises `ForwardCancelled`,
@@ -87,15 +97,13 @@ class ModelDrafter:
 
     def _begin(self, key: int, tokens: TokenIds) -> _Track | None:
         """A track for a request; None when no sequence is free."""
-        spelled = [self._vocabulary.spell(token) for token in tokens.tolist()]
-        lease = self._pool.acquire(np.array([i for own in spelled for i in own], np.int32), self._engine.n_ctx)
+        ids, ends = self._spelled(tokens)
+        lease = self._pool.acquire(ids, self._engine.n_ctx)
         if lease is None:
             return None
         track = self._tracks[key] = _Track(lease)
-        ends = np.cumsum([len(own) for own in spelled])
-        n_whole = int(
-            np.searchsorted(ends, lease.n_reused, side="right")
-        )  # what an earlier request left, in whole tokens
+        # What an earlier request left, in whole tokens.
+        n_whole = int(np.searchsorted(ends, lease.n_reused, side="right"))
         track.ends, track.tokens = ends[:n_whole].tolist(), tokens[:n_whole].copy()
         if track.n_computed < lease.n_reused:
             self._engine.truncate(lease.seq, track.n_computed)
@@ -188,14 +196,14 @@ class ModelDrafter:
 
     def end(self, key: int, tokens: TokenIds) -> None:
         track = self._tracks.pop(key, None)
+        self._met.pop(key, None)
         if track is None:
             return
         n_kept = common_prefix(track.tokens, tokens)
         if n_kept < len(track.tokens):
             self._engine.truncate(track.lease.seq, track.ends[n_kept - 1] if n_kept else 0)
             track.cut(n_kept)
-        held = [i for token in track.tokens.tolist() for i in self._vocabulary.spell(token)]
-        self._pool.give_back(track.lease, np.array(held, np.int32))
+        self._pool.give_back(track.lease, self._spelled(track.tokens)[0])
 
     def forget(self) -> None:
         self._pool.forget()

@@ -146,3 +146,15 @@ def test_a_draft_on_another_engine_and_with_padded_logits() -> None:
     assert run(scheduler) < 30
     assert heard.ids == expected([1, 2, 3], 64)
     assert heard.stats.n_accepted == heard.stats.n_drafted > 30
+
+
+def test_the_next_turn_of_a_conversation_is_not_read_again() -> None:
+    drafter = ModelDrafter(ScriptedEngine(next_token, n_vocab=N_VOCAB, n_seq_max=1), VocabularyMap.same(N_VOCAB))
+    first = np.arange(1, 41, dtype=np.int32)
+    assert drafter.behind(1, first) == 40
+    drafter.follow(1, first, 64)
+    drafter.end(1, first)
+    second = np.concatenate([first, np.array([7, 8, 9], np.int32)])
+    assert drafter.behind(2, second) == 4  # the last of the first turn was never computed
+    drafter.end(2, second)
+    assert drafter.behind(3, np.array([5, 6, 7], np.int32)) == 3
