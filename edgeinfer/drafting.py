@@ -91,7 +91,8 @@ def speculator(
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A draft model as it will be opened: the cheap build ``built`` of ``local``, or ``local`` itself."""
+    """A draft model as it will be opened: the cheap build ``built`` of ``local``, or ``local`` itself. ``file`` is what
+    is opened; ``info`` is of ``local``, under whose name all of it is remembered."""
 
     local: LocalModel
     built: Path | None
@@ -113,8 +114,8 @@ def _source(local: LocalModel, said: Said, progress: Progress | None) -> tuple[_
         built = ensure_draft(local.path, progress=progress)
     except EdgeInferError as error:
         remarks.append(f"the draft model {local.name} is used as it is: {error}")
-    file = gguf.read(built or local.path)
-    return _Source(local, built, file, gguf.model_info(file, name=local.name)), remarks
+    info = gguf.model_info(gguf.read(local.path), name=local.name)
+    return _Source(local, built, gguf.read(built or local.path), info), remarks
 
 
 def _model(
@@ -132,7 +133,8 @@ def _model(
         vocabulary = match(target.tokenizer, tokenizer, (target.info.name, local.name))
     source, remarks = _source(local, said, progress)
     config = dataclasses.replace(target.config, n_ctx=min(target.config.n_ctx, source.info.n_ctx_train), n_batch=256)
-    remembered = costs.recall(*_words(source.info, config, target.kernels))
+    kernels = f"cheap build on {target.kernels}" if source.built else target.kernels
+    remembered = costs.recall(*_words(source.info, config, kernels))
     if remembered is not None and not _pays(curve, remembered):
         return None, [_not_worth(name)]
     room = min(memory.available(), cap_bytes or sys.maxsize) - target.plan.total_bytes
@@ -141,7 +143,7 @@ def _model(
     try:
         if not engine.rewinds:
             raise UnsupportedModel(f"{name} cannot draft: {source.info.architecture} cannot go back a few tokens")
-        price = _curve(engine, source.info, config, target.kernels, said)
+        price = _curve(engine, source.info, config, kernels, said)
         if _pays(curve, price):
             return (ModelDrafter(engine, vocabulary, heads), price), remarks
     except BaseException:

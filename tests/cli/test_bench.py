@@ -14,7 +14,7 @@ from edgeinfer.cli import bench_kernels, main
 from edgeinfer.kernels import measure as measuring
 from edgeinfer.kernels.cases import Sizes
 
-SMALL = Sizes(memory_bytes=128 << 10, columns=(1, 20), n_cols=256, n_floats=1024, n_kv=64, head_dim=16, seconds=0.001)
+SMALL = Sizes(memory_bytes=128 << 10, columns=(1, 20), n_cols=256, n_floats=1024, n_kv=64, head_dim=32, seconds=0.001)
 
 
 @pytest.fixture(autouse=True)
