@@ -58,7 +58,7 @@ def test_kernels_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "of bandwidth" in text
     assert f"int8 peak in GOPS: {best} " in text
-    assert text.count("Q8_0") == 2, "one for quantize, one for matmul"
+    assert text.count("Q8_0") == 3, "one for quantize, one for matmul, one for attention"
     assert "avx2 " not in text or best == "avx2"
 
 
