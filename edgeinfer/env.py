@@ -23,6 +23,7 @@ from pathlib import Path
 import platformdirs
 
 __all__ = [
+    "NO",
     "cache_dir",
     "config_file",
     "data_dir",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 _APP = "edgeinfer"
+NO = ("0", "false", "no", "off")
+"""Words that switch something off, in lower case, wherever one may be written."""
 
 
 def variable(name: str) -> str | None:
@@ -46,7 +49,7 @@ def variable(name: str) -> str | None:
 
 
 def _truth(name: str) -> bool:
-    return (variable(name) or "0").strip().lower() not in ("0", "false", "no", "off")
+    return (variable(name) or "0").strip().lower() not in NO
 
 
 def _home() -> Path | None:

@@ -10,7 +10,7 @@ import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 
-from edgeinfer import kernels
+from edgeinfer import env, kernels
 from edgeinfer.core import ModelInfo
 from edgeinfer.engines import Engine, EngineConfig
 from edgeinfer.errors import UsageError
@@ -25,12 +25,10 @@ from edgeinfer.memory import state_bytes
 
 __all__ = ["cap_of", "fingerprint", "open_shelf"]
 
-OFF = ("off", "0", "no", "false")
-
 
 def cap_of(kv_cache: str | int) -> int:
     """Bytes that saved states may take on disk; 0 for ``off``. Raises `UsageError` for what is neither."""
-    if isinstance(kv_cache, str) and kv_cache.strip().lower() in OFF:
+    if isinstance(kv_cache, str) and kv_cache.strip().lower() in env.NO:
         return 0
     try:
         cap = parse_bytes(kv_cache)

@@ -18,7 +18,6 @@ from edgeinfer.errors import BackendUnavailable, UsageError
 _ABI_VERSION = 2
 _OK, _UNKNOWN = 0, -1
 _N_ISAS = 7
-OFF = ("0", "false", "no", "off")
 """What EDGEINFER_KERNELS says to switch our kernels off under llama.cpp. The library itself stays in use."""
 
 
@@ -31,7 +30,7 @@ def _library_name() -> str:
 def _candidates() -> list[Path]:
     """Where the library may lie: where the variable says, in our package (a wheel), where pip put it (editable)."""
     chosen = env.kernels()
-    if chosen and chosen.lower() not in OFF:
+    if chosen and chosen.lower() not in env.NO:
         return [Path(chosen).expanduser()]
     found = [Path(__file__).parents[1] / _library_name()]
     try:

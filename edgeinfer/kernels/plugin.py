@@ -88,7 +88,7 @@ def loading(ours: bool) -> Iterator[KernelReport]:
 
 def _refusal() -> str:
     """Why our kernels cannot run, as far as can be told without llama.cpp; empty when they can."""
-    if (env.kernels() or "").lower() in library.OFF:
+    if (env.kernels() or "").lower() in env.NO:
         return "our kernels are switched off by EDGEINFER_KERNELS"
     kernels = library.try_load()
     if isinstance(kernels, str):

@@ -26,7 +26,6 @@ DEFAULT_CAP_BYTES = 8 << 30
 LEFT_FREE_BYTES = 2 << 30
 """What writing an image must leave on the disk."""
 
-_OFF = ("0", "false", "no", "off")
 _ON = ("1", "true", "yes", "on")
 
 
@@ -47,7 +46,7 @@ def cap_bytes() -> int:
     """The most that images may take together; 0 when there shall be none. Raises `UsageError` for a variable that is
     neither a size nor a word for yes or no."""
     wanted = (env.packed_cache() or "").strip().lower()
-    if wanted in _OFF:
+    if wanted in env.NO:
         return 0
     return DEFAULT_CAP_BYTES if wanted in ("", *_ON) else files.parse_bytes(wanted)
 

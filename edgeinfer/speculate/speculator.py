@@ -105,8 +105,11 @@ class Speculator:
         self._worth_ms = self._paid_ms = 0.0
         # Log of milliseconds spent over expected, of steps with and without drafts.
         self._drift = {True: 0.0, False: 0.0}
-        # Of the present step, if it drafted: depth, requests in flight, and the time that drafting took and should.
-        self._depth, self._n_running = 0.0, 1
+        # Of the present step, if it drafted: prices at its depth, requests in flight, and the time that drafting took
+        # and should.
+        self._price = target.at(0)
+        self._guess_price = model_cost.at(0) if model_cost is not None else self._price
+        self._n_running = 1
         self._draft_ms = self._guess_ms = self._read_ms = 0.0
 
     def draft(
@@ -123,9 +126,12 @@ class Speculator:
         for want, chain in zip(wants, chains, strict=True):
             self._known(want.key).chain = chain
         if wants and room > 0:
-            depth = self._depth = float(np.mean([len(want.tokens) for want in wants]))
+            depth = float(np.mean([len(want.tokens) for want in wants]))
+            self._price = self._target.at(depth)
+            if self._model_cost is not None:
+                self._guess_price = self._model_cost.at(depth)
             economy = self._economy(len(wants) + n_other_rows, len(wants) + n_beside)
-            self._grow([chain for chain in chains if self._credit(chain.want) > 0], economy, depth)
+            self._grow([chain for chain in chains if self._credit(chain.want) > 0], economy)
             lengths = share([self._affordable(chain, economy) for chain in chains], economy, room)
         else:
             lengths = [0] * len(chains)
@@ -134,7 +140,7 @@ class Speculator:
 
     def _economy(self, n_rows: int, n_decoding: int) -> Economy:
         caution = math.exp(min(max(self._drift[True] - self._drift[False], -0.2), 0.4))
-        return Economy(self._target.at(self._depth), n_rows, n_decoding, gain=self._gain(), caution=caution)
+        return Economy(self._price, n_rows, n_decoding, gain=self._gain(), caution=caution)
 
     def _credit(self, want: Want) -> float:
         """Tokens that this request may still lose to drafts: a couple of hundredths of its answer, what they have won
@@ -153,16 +159,14 @@ class Speculator:
 
     # ---- drafting
 
-    def _grow(self, chains: Sequence[_Chain], economy: Economy, depth: float) -> None:
+    def _grow(self, chains: Sequence[_Chain], economy: Economy) -> None:
         """Ask the text first, then the model wherever it promises more than the text's own draft."""
         tails = [self._from_text(chain) for chain in chains]
         growing = [i for i, chain in enumerate(chains) if self._caught_up(chain, tails[i], economy)]
         while growing:
             n_before = sum(len(chain.ids) for chain in chains)
-            growing = [
-                i for i in growing if self._model_promises(chains[i], tails[i], economy, depth, len(growing), n_before)
-            ]
-            growing = self._ask_model(chains, growing, depth)
+            growing = [i for i in growing if self._model_promises(chains[i], tails[i], economy, len(growing), n_before)]
+            growing = self._ask_model(chains, growing)
         for chain, tail in zip(chains, tails, strict=True):
             self._append(chain, tail)
             n = chain.want.trim(chain.ids)
@@ -199,24 +203,22 @@ class Speculator:
         known = self._known(chain.want.key)
         return known.seconded if chain.ids else known.text
 
-    def _model_promises(
-        self, chain: _Chain, tail: _Tail, economy: Economy, depth: float, n_asked: int, n_before: int
-    ) -> bool:
+    def _model_promises(self, chain: _Chain, tail: _Tail, economy: Economy, n_asked: int, n_before: int) -> bool:
         """Whether one more token of the model is worth more than ending here with what the text adds."""
         want, known = chain.want, self._known(chain.want.key)
         n_max = min(want.n_max, _N_MOST) - len(chain.ids)
-        if n_max <= 0 or self._model_cost is None:
+        if n_max <= 0:
             return False
         _, ending = best_length(self._survival(chain, tail), economy, n_before)
-        token_ms = self._model_cost.at(depth)(n_asked) / n_asked
+        token_ms = self._guess_price(n_asked) / n_asked
         going_on, _ = outlook(chain.alive, known.model.typical(_MODEL_PRIOR), token_ms, economy, n_before, n_max)
         return going_on > ending
 
-    def _ask_model(self, chains: Sequence[_Chain], growing: list[int], depth: float) -> list[int]:
+    def _ask_model(self, chains: Sequence[_Chain], growing: list[int]) -> list[int]:
         """One more token for each; returns those that got one."""
-        if not growing or self._model is None or self._model_cost is None:
+        if not growing or self._model is None:
             return []
-        self._guess_ms += self._model_cost.at(depth)(len(growing))
+        self._guess_ms += self._guess_price(len(growing))
         asked = [(chains[i].want, np.array(chains[i].ids, np.int32)) for i in growing]
         try:
             guesses = self._model.guess(asked)
@@ -258,11 +260,10 @@ class Speculator:
             return False
         want, known = chain.want, self._known(chain.want.key)
         typical = known.model.typical(_MODEL_PRIOR)
-        token_ms = self._model_cost.at(len(want.tokens))(1)
         if self._n_running > 1:  # those who read now will decode beside it
             economy = self._economy(self._n_running, self._n_running)
         _, without = best_length(self._survival(chain, tail), economy)
-        with_model, n_tokens = outlook(1.0, typical, token_ms, economy, 0, _N_MOST)
+        with_model, n_tokens = outlook(1.0, typical, self._guess_price(1), economy, 0, _N_MOST)
         known.missed += max(0.0, with_model - without)
         known.n_missed += 1
         price = economy.tokens(n_behind * self._model_cost.read_ms)
@@ -289,8 +290,7 @@ class Speculator:
         n_tokens = sum(outcome.n_right + 1 for outcome in outcomes)
         for outcome in outcomes:
             self._learn(outcome)
-        n_drafted = sum(outcome.n_drafted for outcome in outcomes)
-        price = self._target.at(self._depth)
+        price = self._price
         self._charge(outcomes, n_drafted, price(n_rows - n_drafted), price(n_rows), pass_ms)
         if n_rows <= 2 * ROWS[-1]:  # what others have in the pass, it would have without drafts too
             self._account(outcomes, price(n_rows), price(n_rows - n_drafted), pass_ms, n_tokens, n_drafted > 0)
