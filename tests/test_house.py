@@ -20,7 +20,7 @@ PACKAGE = ROOT / "edgeinfer"
 LAYERS = (
     {"errors"},
     {"core", "env", "files"},
-    {"gguf", "kernels", "device", "catalog"},
+    {"gguf", "kernels", "device", "catalog", "onnx"},
     {"packed"},
     {"coverage", "engines", "memory"},
     {"sampling", "text", "kv", "speculate"},

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("edgeinfer.cli.generate:command", "Continue a text as it stands, without a chat template."),
     "models": ("edgeinfer.cli.models:command", "List, pull, show, verify and remove models."),
     "cache": ("edgeinfer.cli.cache:command", "List, measure and clear the saved states of conversations."),
+    "convert": ("edgeinfer.cli.convert:command", "Convert a model to ONNX."),
     "bench": ("edgeinfer.cli.bench:command", "Measure prefill and decode speed."),
     "tune": ("edgeinfer.cli.tune:command", "Find the best thread counts for this machine, and remember them."),
     "doctor": ("edgeinfer.cli.doctor:command", "Say what this machine is, what it can do, and what is missing."),

@@ -1,0 +1,98 @@
+"""Where the tensors of a model come from: a protocol that converters read through, and GGUF files behind it.
+
+A source says what there is and gives rows of blocks; what the tensors mean is said by `converters.architectures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer.errors import FormatError
+from edgeinfer.gguf import GGUFFile
+from edgeinfer.gguf.header import open_regular
+
+__all__ = ["Bytes", "GGUFSource", "SourceTensor", "TensorSource", "pieces"]
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTensor:
+    """``shape`` with rows first, the innermost dimension last; ``type`` a name of `edgeinfer.gguf.TENSOR_TYPES`;
+    ``row_bytes`` the blocks of one row."""
+
+    shape: tuple[int, ...]
+    type: str
+    row_bytes: int
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of a matrix; a vector is one row."""
+        return self.shape[0] if len(self.shape) > 1 else 1
+
+    @property
+    def n_cols(self) -> int:
+        return self.shape[-1]
+
+
+class TensorSource(Protocol):
+    """A model's tensors under their GGUF names. ``label`` names the source in messages."""
+
+    label: str
+    tensors: Mapping[str, SourceTensor]
+
+    def rows(self, name: str, first: int, n_rows: int) -> Bytes:
+        """The blocks of some rows, uint8 ``(n_rows, row_bytes)``, a new array. Raises `FormatError` where the bytes are
+        not there any more."""
+        ...
+
+
+class GGUFSource:
+    """The tensors of a GGUF model, which may have parts. Files stay open until it is closed, and are read, not mapped:
+    one that shrinks meanwhile is then an error and not a signal."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self.label = str(file.path)
+        self._infos = file.tensors
+        self._open = ExitStack()
+        self._streams: dict[Path, IO[bytes]] = {}
+        self.tensors = {
+            name: SourceTensor(info.shape[::-1], info.type.name, info.n_bytes // (info.n_elements // info.shape[0]))
+            for name, info in file.tensors.items()
+        }
+
+    def __enter__(self) -> GGUFSource:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._open.close()
+
+    def rows(self, name: str, first: int, n_rows: int) -> Bytes:
+        tensor, info = self.tensors[name], self._infos[name]
+        stream = self._streams.get(info.path)
+        if stream is None:
+            stream = self._streams[info.path] = self._open.enter_context(open_regular(info.path))
+        blocks = np.empty((n_rows, tensor.row_bytes), np.uint8)
+        stream.seek(info.offset + first * tensor.row_bytes)
+        room = memoryview(blocks.reshape(-1))
+        while room:
+            got = stream.readinto(room)  # type: ignore[attr-defined]
+            if not got:
+                raise FormatError(f"{info.path} became shorter while tensor {name} was read")
+            room = room[got:]
+        return blocks
+
+
+def pieces(tensor: SourceTensor, n_bytes: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
+    """(first row, number of rows) of pieces of about ``n_bytes`` each, whole multiples of ``multiple`` rows."""
+    step = max(multiple, n_bytes // tensor.row_bytes // multiple * multiple)
+    for first in range(0, tensor.n_rows, step):
+        yield first, min(step, tensor.n_rows - first)

@@ -1,0 +1,190 @@
+"""How each GGUF format becomes an operand of ONNX Runtime's ``MatMulNBits`` without another rounding.
+
+That operator keeps a row in blocks of equal steps around zero: w = scale * (q - middle), q of 4 or 8 bits, middle 8 or
+128. Formats that step around zero too fit exactly. Formats whose blocks have a least value, w = d * q + m, are written
+as d * (q - z) + (m + z * d): the first part fits exactly, the second is one number a block of 32, an ``offset`` to be
+multiplied by the sums of 32 inputs. Owns these layouts; knows neither files nor graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer.converters.sources import Bytes
+from edgeinfer.gguf.formats import TENSOR_TYPES
+from edgeinfer.kernels.formats.packing import from_bits, from_halves, from_nibbles, from_six_bit_pairs
+
+__all__ = [
+    "CORRECTION_BLOCK",
+    "FLOATS",
+    "KEPT",
+    "OFFSET_STEP",
+    "Form",
+    "Parts",
+    "decoded",
+    "quantize_offsets",
+    "restored_offsets",
+]
+
+Floats = npt.NDArray[np.float32]
+
+OFFSET_STEP = 32
+"""Weights under one offset."""
+CORRECTION_BLOCK = 64
+"""Offsets under one scale."""
+FLOATS = ("F32", "F16", "BF16")
+_IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int16)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """``bits`` of a weight, ``block`` weights under one scale, and whether offsets come with them."""
+
+    bits: Literal[4, 8]
+    block: Literal[16, 32]
+    corrected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Rows of a matrix: ``q`` uint8 (rows, blocks, bytes of a block), ``scales`` (rows, blocks), and ``offsets``
+    (rows, columns / 32) or None. Of two 4-bit weights in a byte the earlier is in the low half."""
+
+    q: Bytes
+    scales: Floats
+    offsets: Floats | None = None
+
+
+KEPT: dict[str, Form] = {
+    "Q4_0": Form(4, 32),
+    "Q4_1": Form(4, 32, corrected=True),
+    "Q5_0": Form(8, 32),
+    "Q5_1": Form(8, 32, corrected=True),
+    "Q8_0": Form(8, 32),
+    "Q4_K": Form(4, 32, corrected=True),
+    "Q5_K": Form(8, 32, corrected=True),
+    "Q6_K": Form(8, 16),
+    "IQ4_NL": Form(8, 32),
+}
+"""What each format becomes; formats that are not here cannot be kept."""
+
+
+def decoded(type_name: str, rows: Bytes) -> Parts:
+    """The parts of rows of blocks, uint8 ``(rows, row_bytes)``, of a type in `KEPT`."""
+    kind = next(kind for kind in TENSOR_TYPES.values() if kind.name == type_name)
+    form, n_rows = KEPT[type_name], len(rows)
+    q, scales, offsets = _DECODERS[type_name](rows.reshape(-1, kind.block_bytes))
+    n_cols = rows.shape[1] // kind.block_bytes * kind.block_size
+    q = q.reshape(n_rows, n_cols // form.block, form.block * form.bits // 8)
+    parts = Parts(q, scales.reshape(n_rows, -1).astype(np.float32, copy=False))
+    return parts if offsets is None else Parts(q, parts.scales, offsets.reshape(n_rows, -1))
+
+
+def quantize_offsets(offsets: Floats) -> tuple[Bytes, Floats]:
+    """Offsets ``(rows, n)`` in 8 bits around 128, ``(rows, n)``, and a scale for each `CORRECTION_BLOCK` of them,
+    ``(rows, ceil(n / block))``."""
+    n_rows, n = offsets.shape
+    blocks = np.pad(offsets, ((0, 0), (0, -n % CORRECTION_BLOCK))).reshape(n_rows, -1, CORRECTION_BLOCK)
+    scales = np.abs(blocks).max(axis=2) / np.float32(127)
+    divisors = np.where(scales == 0, np.float32(1), scales)
+    q = np.rint(blocks / divisors[..., None]).astype(np.int16) + 128
+    return q.reshape(n_rows, -1)[:, :n].astype(np.uint8), scales
+
+
+def restored_offsets(q: Bytes, scales: Floats) -> Floats:
+    """What `quantize_offsets` made of offsets."""
+    spread = np.repeat(scales, CORRECTION_BLOCK, axis=1)[:, : q.shape[1]]
+    return (q.astype(np.float32) - 128) * spread
+
+
+_Decoded = tuple[Bytes, Floats, Floats | None]
+
+
+def _repacked(data: Bytes, run: int) -> Bytes:
+    """GGUF's nibbles to ONNX's. Of each ``run`` bytes GGUF keeps ``run`` weights in the low halves and the ``run`` that
+    follow in the high ones; ONNX keeps neighbours in one byte."""
+    pairs = np.ascontiguousarray(data).view("<u2").reshape(-1, run // 2)
+    low = (pairs & 0x0F) | (pairs >> 4 & 0xF0)
+    high = (pairs >> 4 & 0x0F) | (pairs >> 8 & 0xF0)
+    return np.concatenate([low, high], axis=1).astype(np.uint8)
+
+
+def _q4_0(blocks: Bytes) -> _Decoded:
+    return _repacked(blocks[:, 2:], 16), from_halves(blocks[:, :2]), None
+
+
+def _q4_1(blocks: Bytes) -> _Decoded:
+    d, m = from_halves(blocks[:, :2]), from_halves(blocks[:, 2:4])
+    return _repacked(blocks[:, 4:], 16), d, m + 8 * d
+
+
+def _five_bits(low: Bytes, high: Bytes) -> Bytes:
+    """Weights of 0 to 31 as 112 to 143: 128 stands for their middle, 16."""
+    return (from_nibbles(low, 16) | from_bits(high) << 4).astype(np.uint8) + np.uint8(112)
+
+
+def _q5_0(blocks: Bytes) -> _Decoded:
+    return _five_bits(blocks[:, 6:], blocks[:, 2:6]), from_halves(blocks[:, :2]), None
+
+
+def _q5_1(blocks: Bytes) -> _Decoded:
+    d, m = from_halves(blocks[:, :2]), from_halves(blocks[:, 2:4])
+    return _five_bits(blocks[:, 8:], blocks[:, 4:8]), d, m + 16 * d
+
+
+def _q8_0(blocks: Bytes) -> _Decoded:
+    return blocks[:, 2:] ^ np.uint8(128), from_halves(blocks[:, :2]), None
+
+
+def _scale_min(blocks: Bytes) -> tuple[Floats, Floats]:
+    """d * scale and -dmin * min of the eight sub-blocks of Q4_K and Q5_K."""
+    d = from_halves(blocks[:, :4])
+    scales, mins = from_six_bit_pairs(blocks[:, 4:16])
+    return d[:, :1] * scales.astype(np.float32), -d[:, 1:] * mins.astype(np.float32)
+
+
+def _q4_k(blocks: Bytes) -> _Decoded:
+    step, least = _scale_min(blocks)
+    return _repacked(blocks[:, 16:], 32), step, least + 8 * step
+
+
+def _q5_k(blocks: Bytes) -> _Decoded:
+    step, least = _scale_min(blocks)
+    high = np.unpackbits(np.ascontiguousarray(blocks[:, 16:48]).reshape(-1, 32, 1), axis=2, bitorder="little")
+    low = blocks[:, 48:].reshape(-1, 4, 32)
+    nibbles = np.stack([low & 15, low >> 4], axis=2).reshape(-1, 8, 32)
+    q = (nibbles | high.transpose(0, 2, 1) << 4) + np.uint8(112)
+    return q, step, least + 16 * step
+
+
+def _q6_k(blocks: Bytes) -> _Decoded:
+    low = blocks[:, :128].reshape(-1, 2, 1, 64)
+    high = blocks[:, 128:192].reshape(-1, 2, 1, 32)
+    pairs = np.concatenate([high >> shift & 3 for shift in (0, 2, 4, 6)], axis=2)
+    nibbles = np.concatenate([low & 15, low >> 4], axis=2).reshape(-1, 2, 4, 32)
+    q = (nibbles | pairs << 4) + np.uint8(96)
+    scales = np.ascontiguousarray(blocks[:, 192:208]).view(np.int8).astype(np.float32)
+    return q, from_halves(blocks[:, 208:]) * scales, None
+
+
+def _iq4_nl(blocks: Bytes) -> _Decoded:
+    steps = (_IQ4_NL + 128).astype(np.uint8)
+    return steps[from_nibbles(blocks[:, 2:], 16)], from_halves(blocks[:, :2]), None
+
+
+_DECODERS: dict[str, Callable[[Bytes], _Decoded]] = {
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q8_0": _q8_0,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
+    "IQ4_NL": _iq4_nl,
+}

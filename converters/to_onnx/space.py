@@ -1,0 +1,34 @@
+"""How many bytes a package will need, before anything is written. Slightly more than it takes; never much less."""
+
+from __future__ import annotations
+
+import math
+
+from edgeinfer.converters.architectures.decoder import Decoder
+from edgeinfer.converters.sources import SourceTensor, TensorSource
+from edgeinfer.converters.to_onnx.forms import CORRECTION_BLOCK, OFFSET_STEP
+from edgeinfer.converters.to_onnx.requantize import Quant, wanted
+
+__all__ = ["package_bytes"]
+
+_PER_TENSOR = 1 << 16  # alignment, nodes, a line in the manifest
+_REST = 64 << 20  # vocabulary and tokenizer
+
+
+def package_bytes(source: TensorSource, quant: Quant, decoder: Decoder) -> int:
+    """Bytes of the ``cpu`` variant with all that comes with it."""
+    tensors = sum(_tensor_bytes(name, tensor, quant) for name, tensor in source.tensors.items())
+    ropes = 2 if decoder.rope_local else 1
+    return tensors + ropes * decoder.sizes.n_ctx_train * decoder.sizes.head_dim * 4 + _REST
+
+
+def _tensor_bytes(name: str, tensor: SourceTensor, quant: Quant) -> int:
+    form = wanted(name, tensor, quant) if len(tensor.shape) > 1 else None
+    if form is None:
+        return tensor.n_rows * tensor.row_bytes + _PER_TENSOR
+    n_weights = tensor.n_rows * tensor.n_cols
+    n_bytes = n_weights * form.bits // 8 + 4 * n_weights // form.block
+    if form.corrected:
+        n = tensor.n_cols // OFFSET_STEP
+        n_bytes += tensor.n_rows * (n + 4 * math.ceil(n / CORRECTION_BLOCK))
+    return n_bytes + _PER_TENSOR

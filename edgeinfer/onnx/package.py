@@ -1,0 +1,312 @@
+"""A model as ONNX: the folder that `edgeinfer convert --to onnx` writes and the ONNX engine reads.
+
+    edgeinfer.json                      what the model is, and every other file with its hash: this module's schema
+    vocab.gguf                          the source's metadata and vocabulary, without tensors
+    model.onnx, model.onnx.data         variants ``cpu`` and ``cuda``: one graph
+    npu/…                               variant ``npu``: graphs of fixed shapes
+    genai_config.json, tokenizer.json   for ONNX Runtime GenAI
+
+Owns the schema and proves that a folder keeps to it, before any of its files is opened. Graphs are not looked into
+here, and no runtime is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeinfer.errors import FormatError, ModelNotFound
+from edgeinfer.onnx.fields import Fields
+
+__all__ = ["FORMAT", "MANIFEST", "VERSION", "File", "Hyperparameters", "Package", "TensorForm", "Variant", "read"]
+
+FORMAT = "edgeinfer-onnx"
+VERSION = 1
+MANIFEST = "edgeinfer.json"
+VOCABULARY = "vocab.gguf"
+MODES = ("keep", "int4", "int8")
+FORMS = ("nbits4", "nbits8", "float")
+_MAX_MANIFEST_BYTES = 16 << 20
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    """A decoder's sizes and constants. ``sliding_window``: a windowed layer sees that many tokens, its own among them;
+    layer i is windowed unless ``window_pattern`` divides i + 1 (None: all are). ``rope_theta_local`` is for windowed
+    layers."""
+
+    n_layers: int
+    n_embd: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    n_ff: int
+    n_vocab: int
+    n_ctx_train: int
+    rope_theta: float
+    norm_eps: float
+    attention_scale: float
+    activation: str = "silu"
+    embedding_scale: float = 1.0
+    rope_theta_local: float | None = None
+    sliding_window: int | None = None
+    window_pattern: int | None = None
+    tied_embeddings: bool = False
+
+    def windowed(self, layer: int) -> bool:
+        """Whether a layer looks back only ``sliding_window`` tokens."""
+        return self.sliding_window is not None and (not self.window_pattern or (layer + 1) % self.window_pattern != 0)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorForm:
+    """How a tensor of the source became an initializer. ``type`` is its GGUF type; ``block`` the weights that share a
+    scale (0 for floats); ``correction``: its blocks have a least value of their own, added by a second product."""
+
+    type: str
+    form: str
+    block: int
+    correction: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to run the model. ``files``: all that it needs, by path in the package. ``s`` and ``n_ctx``: of graphs of
+    fixed shapes, the tokens of one pass of each and the context; ``models`` names them in the order of ``s``."""
+
+    model: str
+    files: Mapping[str, File]
+    s: tuple[int, ...] = ()
+    n_ctx: int | None = None
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package as its manifest describes it. ``tensors``: by name in the source. ``measured``: what the conversion
+    cost, such as ``max_error``."""
+
+    folder: Path
+    name: str
+    architecture: str
+    hyperparameters: Hyperparameters
+    source_file: str
+    source_sha256: str
+    converter: str
+    mode: str
+    tensors: Mapping[str, TensorForm]
+    variants: Mapping[str, Variant]
+    files: Mapping[str, File]
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def vocabulary(self) -> Path:
+        """The GGUF file with the tokenizer, the chat template and the metadata of the source."""
+        return self.folder / VOCABULARY
+
+    def path(self, name: str) -> Path:
+        """Where a file of the package lies, proven to be a regular file inside it. Raises `FormatError`."""
+        return _regular(self.folder, name)
+
+    def manifest(self) -> dict[str, Any]:
+        """The content of edgeinfer.json, of which `read` makes this object again."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": self.name,
+            "architecture": self.architecture,
+            "hyperparameters": asdict(self.hyperparameters),
+            "source": {"file": self.source_file, "sha256": self.source_sha256},
+            "converter": self.converter,
+            "quantization": {"mode": self.mode, "tensors": {name: asdict(form) for name, form in self.tensors.items()}},
+            "variants": {name: _stored_variant(variant) for name, variant in self.variants.items()},
+            "files": {path: asdict(file) for path, file in self.files.items()},
+            "measured": dict(self.measured),
+        }
+
+    def json(self) -> str:
+        """`manifest` as the text of the file."""
+        return json.dumps(self.manifest(), indent=1) + "\n"
+
+    def check_hashes(self) -> None:
+        """Read every file of the package and hold it against its hash. Raises `FormatError`."""
+        everything = dict(self.files)
+        for variant in self.variants.values():
+            everything |= variant.files
+        for name, file in everything.items():
+            digest = hashlib.sha256()
+            with self.path(name).open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+            if digest.hexdigest() != file.sha256:
+                raise FormatError(f"{self.folder / name} is damaged: its hash is not that in {MANIFEST}; convert again")
+
+
+def read(folder: str | Path) -> Package:
+    """Read a package's manifest and prove that every file it names is there, regular, inside the folder and of the
+    claimed size. Hashes are left to `Package.check_hashes`.
+
+    Raises `ModelNotFound` for a folder that is no package, `FormatError` with the field or file that is wrong.
+    """
+    folder = Path(folder)
+    package = _parse(folder, _manifest(folder))
+    for variant in package.variants.values():
+        for name, file in variant.files.items():
+            _check_file(folder, name, file)
+    for name, file in package.files.items():
+        _check_file(folder, name, file)
+    return package
+
+
+def _manifest(folder: Path) -> Fields:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ModelNotFound(f"{folder} is no ONNX package: it has no {MANIFEST}; 'edgeinfer convert' makes one")
+    _regular(folder, MANIFEST)
+    with path.open("rb") as stream:
+        data = stream.read(_MAX_MANIFEST_BYTES + 1)
+    if len(data) > _MAX_MANIFEST_BYTES:
+        raise FormatError(f"{path} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is not JSON: {error}") from error
+    fields = Fields.of(content, str(path))
+    if fields.text("format") != FORMAT:
+        raise FormatError(f"{path}: format is {fields.text('format')!r}, not {FORMAT!r}")
+    if fields.integer("version") != VERSION:
+        raise FormatError(f"{path} is of version {fields.integer('version')}; this edgeinfer reads version {VERSION}")
+    return fields
+
+
+def _parse(folder: Path, top: Fields) -> Package:
+    source, quantization = top.fields("source"), top.fields("quantization")
+    measured = top.fields("measured")
+    package = Package(
+        folder=folder,
+        name=top.text("name"),
+        architecture=top.text("architecture"),
+        hyperparameters=_hyperparameters(top.fields("hyperparameters")),
+        source_file=source.text("file"),
+        source_sha256=_hash(source, "sha256"),
+        converter=top.text("converter"),
+        mode=quantization.choice("mode", MODES),
+        tensors={name: _tensor_form(form) for name, form in quantization.fields("tensors").each()},
+        variants={name: _variant(variant) for name, variant in top.fields("variants").each()},
+        files=_files(top.fields("files")),
+        measured={name: measured.number(name) for name in measured.names},
+    )
+    if not package.variants:
+        raise top.wrong("variants", "is empty")
+    if VOCABULARY not in package.files:
+        raise top.wrong("files", f"lacks {VOCABULARY}")
+    return package
+
+
+def _hyperparameters(fields: Fields) -> Hyperparameters:
+    def optional(key: str) -> int | None:
+        return fields.integer(key, low=1) if fields.get(key) is not None else None
+
+    counts = ("n_layers", "n_embd", "n_heads", "n_kv_heads", "head_dim", "n_ff", "n_vocab", "n_ctx_train")
+    made = Hyperparameters(
+        **{name: fields.integer(name, low=1, high=1 << 30) for name in counts},
+        **{name: fields.number(name, above=0) for name in ("rope_theta", "norm_eps", "attention_scale")},
+        activation=fields.choice("activation", ("silu", "gelu")),
+        embedding_scale=fields.number("embedding_scale", above=0),
+        rope_theta_local=fields.number("rope_theta_local", above=0) if fields.get("rope_theta_local") else None,
+        sliding_window=optional("sliding_window"),
+        window_pattern=optional("window_pattern"),
+        tied_embeddings=fields.flag("tied_embeddings"),
+    )
+    if made.n_heads % made.n_kv_heads:
+        raise fields.wrong("n_kv_heads", f"is {made.n_kv_heads}, which does not divide {made.n_heads} heads")
+    return made
+
+
+def _tensor_form(fields: Fields) -> TensorForm:
+    block = fields.integer("block", low=0, high=256)
+    return TensorForm(fields.text("type"), fields.choice("form", FORMS), block, fields.flag("correction"))
+
+
+def _variant(fields: Fields) -> Variant:
+    files = _files(fields.fields("files"))
+    models = tuple(fields.texts("models")) if fields.get("models") is not None else ()
+    made = Variant(
+        fields.text("model"),
+        files,
+        tuple(fields.integers("s", low=1)) if fields.get("s") is not None else (),
+        fields.integer("n_ctx", low=1) if fields.get("n_ctx") is not None else None,
+        models,
+    )
+    for model in (made.model, *models):
+        if model not in files:
+            raise fields.wrong("model", f"names {model!r}, which is not among its files")
+    if len(made.s) != len(models):
+        raise fields.wrong("models", f"names {len(models)} graphs for {len(made.s)} shapes")
+    return made
+
+
+def _stored_variant(variant: Variant) -> dict[str, Any]:
+    stored = asdict(variant)
+    return {key: value for key, value in stored.items() if value not in ((), None)}
+
+
+def _files(fields: Fields) -> dict[str, File]:
+    found = {}
+    for name, entry in fields.each():
+        _plain(fields, name)
+        found[name] = File(_hash(entry, "sha256"), entry.integer("bytes", low=0))
+    return found
+
+
+def _hash(fields: Fields, key: str) -> str:
+    value = fields.text(key)
+    if not _SHA256.fullmatch(value):
+        raise fields.wrong(key, "is no SHA-256 in lower-case hexadecimal digits")
+    return value
+
+
+def _plain(fields: Fields, name: str) -> None:
+    """A path that stays inside: names joined by '/', at most one folder deep."""
+    parts = name.split("/")
+    if len(parts) > 2 or not all(_PART.fullmatch(part) for part in parts):
+        raise FormatError(f"{fields.where}: the path {name[:80]!r} could lead out of the package")
+
+
+def _regular(folder: Path, name: str) -> Path:
+    path = folder
+    for part in name.split("/"):
+        path = path / part
+        if not _PART.fullmatch(part) or path.is_symlink():
+            raise FormatError(f"{path} is a link or no plain name; the files of a package must lie in it")
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise FormatError(f"{folder} lacks {name}, which its {MANIFEST} names; convert again") from error
+    if not stat.S_ISREG(mode):
+        raise FormatError(f"{path} is not a regular file")
+    return path
+
+
+def _check_file(folder: Path, name: str, file: File) -> None:
+    n_bytes = _regular(folder, name).stat().st_size
+    if n_bytes != file.bytes:
+        raise FormatError(
+            f"{folder / name} has {n_bytes} bytes, but {MANIFEST} says {file.bytes}; it is truncated or from another "
+            "conversion; convert again"
+        )
