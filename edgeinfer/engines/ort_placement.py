@@ -1,0 +1,98 @@
+"""Where the nodes of a graph have come to lie, as ONNX Runtime tells it: one line for people, figures for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgeinfer.engines.devices import PROVIDERS
+from edgeinfer.errors import BackendUnavailable
+
+__all__ = ["Placement", "of_sessions"]
+
+_BOOKKEEPING = frozenset(
+    {
+        "Cast",
+        "Concat",
+        "Constant",
+        "ConstantOfShape",
+        "Expand",
+        "Identity",
+        "MemcpyFromHost",
+        "MemcpyToHost",
+        "Range",
+        "Reshape",
+        "Shape",
+        "Size",
+        "Slice",
+        "Squeeze",
+        "Unsqueeze",
+    }
+)
+"""Operators that move or describe values. ONNX Runtime leaves those on the CPU that feed a shape, whatever is asked."""
+_FEW = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """``nodes``: how many lie on each kind of provider, by its word (``cpu``, ``openvino``, …). ``elsewhere``: of those
+    that compute, the operators that the chosen provider left to others, with their count."""
+
+    provider: str
+    kind: str
+    nodes: Mapping[str, int]
+    elsewhere: Mapping[str, int]
+
+    @property
+    def n_nodes(self) -> int:
+        return sum(self.nodes.values())
+
+    @property
+    def line(self) -> str:
+        """``npu: 412 of 415 nodes, 3 on cpu: Gather 2, ReduceSum``"""
+        rest = {word: n for word, n in self.nodes.items() if word != self.provider}
+        text = f"{self.kind}: {self.nodes.get(self.provider, 0)} of {self.n_nodes} nodes"
+        if self.provider not in ("cpu", self.kind):
+            text = f"{self.kind} ({self.provider}): {self.nodes.get(self.provider, 0)} of {self.n_nodes} nodes"
+        text += "".join(f", {n} on {word}" for word, n in sorted(rest.items()))
+        if self.elsewhere:
+            shown = sorted(self.elsewhere.items(), key=lambda item: (-item[1], item[0]))[:_FEW]
+            text += ": " + ", ".join(name + (f" {n}" if n > 1 else "") for name, n in shown)
+            text += ", …" if len(self.elsewhere) > _FEW else ""
+        elif rest:
+            text += ": what moves values only"
+        return text
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "provider": self.provider,
+            "kind": self.kind,
+            "nodes": dict(self.nodes),
+            "elsewhere": dict(self.elsewhere),
+            "line": self.line,
+        }
+
+    def check(self, required: str) -> None:
+        """Raise `BackendUnavailable` unless all that computes lies on ``required``: a kind of hardware or a provider's
+        word."""
+        word, _, kind = required.partition(":")
+        right = word in (self.kind, self.provider) and kind in ("", self.kind)
+        if not right or self.elsewhere:
+            raise BackendUnavailable(f"--require {required}: not everything computes there; {self.line}")
+
+
+def of_sessions(sessions: list[Any], provider: str, kind: str) -> Placement:
+    """The placement of all nodes of these sessions, opened with ``session.record_ep_graph_assignment_info``."""
+    words = {entry.name: word for word, entry in PROVIDERS.items()}
+    nodes: Counter[str] = Counter()
+    elsewhere: Counter[str] = Counter()
+    for session in sessions:
+        for part in session.get_provider_graph_assignment_info():
+            word = words.get(part.ep_name, part.ep_name)
+            for node in part.get_nodes():
+                nodes[word] += 1
+                if word != provider and node.op_type not in _BOOKKEEPING:
+                    elsewhere[node.op_type] += 1
+    return Placement(provider, kind, dict(nodes), dict(elsewhere))
