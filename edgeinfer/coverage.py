@@ -45,9 +45,10 @@ _LOOKED_UP = ("position_embd.weight", "token_types.weight")
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """``types``: for each tensor type of the matrices that are multiplied, the instruction set of our kernel, or
-    the runtime that computes it, ``"llama.cpp"`` or ``"ONNX Runtime"``. ``n_matrices``: how many of each. ``same_answers``: whether logits do not depend on company;
-    ``why_not`` says in one line what they depend on otherwise."""
+    """``types``: for each tensor type of the matrices that are multiplied, the instruction set of our kernel, or the
+    runtime that computes it, ``"llama.cpp"`` or ``"ONNX Runtime"``. ``n_matrices``: how many of each.
+    ``same_answers``: whether logits do not depend on company; ``why_not`` says in one line what they depend on
+    otherwise."""
 
     types: Mapping[str, str]
     n_matrices: Mapping[str, int]

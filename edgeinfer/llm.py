@@ -48,7 +48,8 @@ PromptLike = str | Sequence[int] | Messages
 class LLM:
     """A model, ready to answer.
 
-    ``model``: a catalogue name, a path to a GGUF file or to an ONNX package's folder, or ``hf:owner/repo[:quant]``; fetched when it is not here yet.
+    ``model``: a catalogue name, a path to a GGUF file or to an ONNX package's folder, or ``hf:owner/repo[:quant]``;
+    fetched when it is not here yet.
     ``n_ctx``: tokens a conversation may hold (default: 4096, or what the model was trained for if that is less).
     ``n_parallel``: how many requests are computed at once; more wait their turn. ``memory``: a cap such as ``"2G"``
     on what the model, its KV cache and scratch space may take together. ``kv_type``: ``"auto"`` takes q8_0 where the

@@ -1,4 +1,4 @@
-"""What an ONNX package will take in memory, from its manifest alone: the parts of `edgeinfer.memory`'s plan that differ.
+"""What an ONNX package will take in memory, from its manifest alone: where `edgeinfer.memory`'s plan differs.
 
 Figures are peaks of resident memory of ONNX Runtime's CPU provider with this package around it (onnxruntime 1.31), held
 against measurement by `tests/test_memory_onnx.py`. Knows nothing of what is free.
@@ -39,10 +39,8 @@ def parts(package: Package, sizes: Dimensions, config: EngineConfig, *, ours: bo
     hyper = package.hyperparameters
     row = 2 * hyper.n_layers * hyper.n_kv_heads * hyper.head_dim
     n_cells = config.n_cells or config.n_ctx * config.n_seq_max
-    if ours:
-        kv = int(n_cells * row * _KV_BYTES[config.kv_type])
-    else:
-        kv = 4 * row * config.n_ctx * config.n_seq_max
+    apart = 4 * row * config.n_ctx * config.n_seq_max
+    kv = int(n_cells * row * _KV_BYTES[config.kv_type]) if ours else apart
     twice = 2 if not ours and config.n_threads != (config.n_threads_batch or config.n_threads) else 1
     return Parts(n_bytes, n_bytes * twice, kv, _computing(hyper.n_heads, sizes, config, n_cells, ours))
 

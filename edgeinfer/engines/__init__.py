@@ -22,8 +22,8 @@ ENGINES = {
 
 
 def open_engine(name: str, path: Path, config: EngineConfig) -> Engine:
-    """Load the model at ``path``. ``auto`` goes by what lies there: a package is a folder. Raises `UsageError` for an unknown name,
-    `BackendUnavailable` when the engine's package is missing, and what the engine raises."""
+    """Load the model at ``path``. ``auto`` goes by what lies there: a package is a folder. Raises `UsageError` for an
+    unknown name, `BackendUnavailable` when the engine's package is missing, and what the engine raises."""
     if name == "auto":
         name = "onnx" if path.is_dir() else "llamacpp"
     if name not in ENGINES:

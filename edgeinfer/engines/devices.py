@@ -26,9 +26,9 @@ class Package:
 @dataclass(frozen=True, slots=True)
 class Provider:
     """An execution provider. ``kinds``: what hardware it drives, preferred first. ``plugin``: the module of a wheel
-    that brings it as a library of its own, to be registered. ``variants``: of a package, those that it runs, best first.
-    ``built_in``: packages of ONNX Runtime that contain it, each in place of the plain one. ``note``: how else to get
-    it, where no wheel has it."""
+    that brings it as a library of its own, to be registered. ``variants``: of a package, those that it runs, best
+    first. ``built_in``: packages of ONNX Runtime that contain it, each in place of the plain one. ``note``: how else to
+    get it, where no wheel has it."""
 
     word: str
     name: str
@@ -79,7 +79,7 @@ PROVIDERS = {
             "VitisAIExecutionProvider",
             ("npu",),
             ("npu",),
-            note="no package index has it: install AMD's Ryzen AI software (Windows x86_64), which brings its own wheel",
+            note="no wheel has it: install AMD's Ryzen AI software (Windows x86_64), which brings a wheel of its own",
         ),
         Provider(
             "cuda",
@@ -164,7 +164,7 @@ def how_to_get(device: str, here: tuple[str, str] | None = None) -> str:
     for provider in {choice.provider.word: choice.provider for choice in choices(device)}.values():
         advice += _advice(provider, here)
     if advice:
-        return "; or ".join(advice)
+        return "to get it: " + "; or: ".join(advice)
     notes = [choice.provider.note for choice in choices(device) if choice.provider.note]
     system = f"{here[0]} {here[1]}"
     return "; ".join(dict.fromkeys(notes)) or f"there is no build of ONNX Runtime with it for {system}"

@@ -213,9 +213,14 @@ class LlamaCppEngine:
         try:
             for begin in range(0, len(token_ids), self.n_batch):
                 chunk = token_ids[begin : begin + self.n_batch]
-                self.forward([Slice(seq, chunk, begin, len(chunk))])
-                rows = self._rows(_get_embeddings(self._context), len(chunk), self.n_embd)
-                states[begin : begin + len(chunk)] = rows
+                part = Slice(seq, chunk, begin, len(chunk))
+                self._check([part])
+                for piece in cut(part, _TILE) if self._isolate else [part]:
+                    self._pass([piece])  # each pass overwrites what the one before has left
+                    n = len(piece.token_ids)
+                    states[piece.n_past : piece.n_past + n] = self._rows(
+                        _get_embeddings(self._context), n, self.n_embd
+                    )
         finally:
             llama_cpp.llama_set_embeddings(self._context, False)
             self.release(seq)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgeinfer.engines.devices import PROVIDERS
 from edgeinfer.errors import BackendUnavailable
 
-__all__ = ["Placement", "of_sessions"]
+__all__ = ["Placement", "joined", "of_session"]
 
 _BOOKKEEPING = frozenset(
     {
@@ -83,16 +83,25 @@ class Placement:
             raise BackendUnavailable(f"--require {required}: not everything computes there; {self.line}")
 
 
-def of_sessions(sessions: list[Any], provider: str, kind: str) -> Placement:
-    """The placement of all nodes of these sessions, opened with ``session.record_ep_graph_assignment_info``."""
+def of_session(session: Any, provider: str, kind: str) -> Placement:
+    """The placement of all nodes of a session, opened with ``session.record_ep_graph_assignment_info``."""
     words = {entry.name: word for word, entry in PROVIDERS.items()}
     nodes: Counter[str] = Counter()
     elsewhere: Counter[str] = Counter()
-    for session in sessions:
-        for part in session.get_provider_graph_assignment_info():
-            word = words.get(part.ep_name, part.ep_name)
-            for node in part.get_nodes():
-                nodes[word] += 1
-                if word != provider and node.op_type not in _BOOKKEEPING:
-                    elsewhere[node.op_type] += 1
+    for part in session.get_provider_graph_assignment_info():
+        word = words.get(part.ep_name, part.ep_name)
+        for node in part.get_nodes():
+            nodes[word] += 1
+            if word != provider and node.op_type not in _BOOKKEEPING:
+                elsewhere[node.op_type] += 1
     return Placement(provider, kind, dict(nodes), dict(elsewhere))
+
+
+def joined(placements: Sequence[Placement]) -> Placement:
+    """Of several graphs of one provider, at least one."""
+    nodes: Counter[str] = Counter()
+    elsewhere: Counter[str] = Counter()
+    for placement in placements:
+        nodes.update(placement.nodes)
+        elsewhere.update(placement.elsewhere)
+    return Placement(placements[0].provider, placements[0].kind, dict(nodes), dict(elsewhere))

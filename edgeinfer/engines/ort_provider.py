@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,14 +69,17 @@ def candidates(device: str) -> list[Found]:
     install where there is none, `UsageError` for a word that is no device."""
     found = [each for choice in devices.choices(device) if (each := _look(choice)) is not None]
     if not found:
-        installed = ", ".join(
-            name for name in onnxruntime.get_available_providers() if name != "AzureExecutionProvider"
-        )
         raise BackendUnavailable(
-            f"device {device!r} is not available: ONNX Runtime {onnxruntime.__version__} here has {installed}; "
-            f"to get it: {devices.how_to_get(device)}"
+            f"device {device!r} is not available: ONNX Runtime {onnxruntime.__version__} here has "
+            f"{', '.join(usable())}; {'; '.join((*_problems(device), devices.how_to_get(device)))}"
         )
     return found
+
+
+def _problems(device: str) -> list[str]:
+    """What is the matter with plug-ins for ``device`` that are installed."""
+    plugins = dict.fromkeys(choice.provider.plugin for choice in devices.choices(device) if choice.provider.plugin)
+    return [why for module in plugins if (why := _plugin(module)[1])]
 
 
 def usable() -> list[str]:
@@ -89,9 +93,10 @@ def usable() -> list[str]:
 
 def _look(choice: Choice) -> Found | None:
     if choice.provider.plugin:
-        offered = tuple(each for each in _plugin_devices(choice.provider.plugin) if _kind(each) == choice.kind)
-        if offered:
-            return Found(choice, offered)
+        offered, _ = _plugin(choice.provider.plugin)
+        right = tuple(each for each in offered if _kind(each) == choice.kind)
+        if right:
+            return Found(choice, right)
     return Found(choice) if choice.provider.name in onnxruntime.get_available_providers() else None
 
 
@@ -101,18 +106,21 @@ def _kind(ep_device: Any) -> str:
 
 
 @functools.cache
-def _plugin_devices(module: str) -> tuple[Any, ...]:
-    """What the plug-in library of a wheel offers on this machine; nothing where it is not installed or does not load."""
-    register = getattr(onnxruntime, "register_execution_provider_library", None)
-    if register is None:
-        return ()
+def _plugin(module: str) -> tuple[tuple[Any, ...], str]:
+    """What the plug-in library of a wheel offers on this machine, and why that is nothing. Empty both where the wheel is
+    not installed."""
+    if importlib.util.find_spec(module) is None:
+        return (), ""
+    if not hasattr(onnxruntime, "register_execution_provider_library"):
+        return (), f"{module} is installed, and ONNX Runtime {onnxruntime.__version__} is too old for it"
     try:
         plugin = importlib.import_module(module)
-        register(module, plugin.get_library_path())
+        onnxruntime.register_execution_provider_library(module, plugin.get_library_path())
         names = _names_of(plugin)
-        return tuple(each for each in onnxruntime.get_ep_devices() if each.ep_name in names)
-    except Exception:  # the package is not there, or its library does not load: as good as none
-        return ()
+        offered = tuple(each for each in onnxruntime.get_ep_devices() if each.ep_name in names)
+    except Exception as error:  # whatever a foreign module and its library raise
+        return (), f"{module} is installed, and does not load: {' '.join(str(error).split())[:300]}"
+    return offered, "" if offered else f"{module} is installed, and finds none of its devices on this machine"
 
 
 def _names_of(plugin: Any) -> Sequence[str]:

@@ -38,8 +38,8 @@ def value(array: npt.NDArray[Any]) -> onnxruntime.OrtValue:
 @dataclass(frozen=True, slots=True)
 class Graph:
     """What sessions are opened from. ``model``: a checked graph, serialized; ``folder``: where its data files lie.
-    ``hidden``: its output of hidden states, if it has one. ``initializers``: weights that are handed over instead, which the session reads where they are. ``library``: custom
-    operators that the graph uses."""
+    ``hidden``: its output of hidden states, if it has one. ``initializers``: weights that are handed over instead,
+    which the session reads where they are. ``library``: custom operators that the graph uses."""
 
     model: bytes
     folder: Path
@@ -102,12 +102,22 @@ class Sessions:
                 raise ForwardCancelled from None
             raise EngineError(f"ONNX Runtime failed: {_one_line(error)}") from error
 
+    def call(self, inputs: Mapping[str, npt.NDArray[Any]], n_rows: int) -> dict[str, npt.NDArray[Any]]:
+        """All outputs by name, as arrays of their own. Raises as `run`."""
+        session = self.of(n_rows)
+        binding = bind(session, {name: value(np.ascontiguousarray(array)) for name, array in inputs.items()}, {})
+        names = [output.name for output in session.get_outputs()]
+        for name in names:
+            binding.bind_output(name, "cpu")
+        self.run(session, binding)
+        return dict(zip(names, (found.numpy() for found in binding.get_outputs()), strict=True))
+
     def placement(self) -> Placement | None:
         """Where the nodes lie; None where this version of ONNX Runtime does not tell."""
         session = self._get(self._n_threads)
         if not hasattr(session, "get_provider_graph_assignment_info"):
             return None
-        return ort_placement.of_sessions([session], self._found.provider.word, self._found.kind)
+        return ort_placement.of_session(session, self._found.provider.word, self._found.kind)
 
     def close(self) -> None:
         self._by_threads.clear()

@@ -20,19 +20,25 @@ from edgeinfer.onnx.package import Package, Variant
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Signature", "check_signature", "expose_hidden", "read_graph"]
+__all__ = ["Signature", "check_signature", "expose", "expose_hidden", "read_graph"]
 
 _MAX_BYTES = 256 << 20
 _MAX_DIM = 1 << 40
 _OPSETS = {"": 26, "ai.onnx": 26, "com.microsoft": 1}
 _MAX_IR = 13
 
-_PLAIN = frozenset(
-    ["Add", "And", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Cos", "CumSum", "DequantizeLinear", "Div", "Einsum", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements", "Gelu", "Gemm", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "Less", "LessOrEqual", "Log", "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pad", "Pow", "QuantizeLinear", "RMSNormalization", "Range", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "RotaryEmbedding", "Round", "Shape", "Sigmoid", "SimplifiedLayerNormalization", "Sin", "Size", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Swish", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where"]
+_NAMES = (
+    "Add Cast Clip Concat Constant ConstantOfShape Cos DequantizeLinear Div Equal Erf Expand Flatten Gather Gelu Gemm "
+    "Greater GreaterOrEqual Identity Less LessOrEqual MatMul Max Min Mul Neg Pad Pow QuantizeLinear RMSNormalization "
+    "Range Reciprocal ReduceMax ReduceMean ReduceSum ReduceSumSquare Reshape RotaryEmbedding Shape Sigmoid "
+    "SimplifiedLayerNormalization Sin Slice Softmax Split Sqrt Squeeze Sub Swish Tanh Tile Transpose Trilu Unsqueeze "
+    "Where"
 )
-_CONTRIB = frozenset(
-    ["BiasGelu", "FastGelu", "GatherBlockQuantized", "Gelu", "GroupQueryAttention", "MatMulNBits", "QuickGelu", "RotaryEmbedding", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"]
+_CONTRIB_NAMES = (
+    "FastGelu GatherBlockQuantized Gelu GroupQueryAttention MatMulNBits QuickGelu RotaryEmbedding "
+    "SimplifiedLayerNormalization SkipSimplifiedLayerNormalization"
 )
+_PLAIN, _CONTRIB = frozenset(_NAMES.split()), frozenset(_CONTRIB_NAMES.split())
 _OPERATORS = {"": _PLAIN, "ai.onnx": _PLAIN, "com.microsoft": _CONTRIB}
 
 # TensorProto.DataType -> bits of an element; no others occur.
@@ -56,7 +62,7 @@ def read_graph(package: Package, variant: Variant, model: str | None = None) -> 
     if hashlib.sha256(data).hexdigest() != variant.files[name].sha256:
         raise FormatError(f"{path} is damaged: its hash is not that in edgeinfer.json; convert again")
     try:
-        proto = onnx.ModelProto.FromString(data)
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         raise FormatError(f"{path} is no ONNX graph: {error}") from error
     check = _Check(package, variant, name, proto)
@@ -80,7 +86,8 @@ def expose_hidden(proto: onnx.ModelProto, n_embd: int) -> str | None:
     rows, norm = nodes.get("rows"), nodes.get("output_norm")
     if rows is None or norm is None or not rows.input or norm.input[:1] != rows.output[:1]:
         return None
-    hidden, wanted = norm.output[0], rows.output[0]
+    hidden: str = norm.output[0]
+    wanted: str = rows.output[0]
     for node in proto.graph.node:
         for at, name in enumerate(node.input):
             if name == hidden:
@@ -93,6 +100,16 @@ def expose_hidden(proto: onnx.ModelProto, n_embd: int) -> str | None:
     proto.graph.node.insert(first, moved)
     proto.graph.output.append(helper.make_tensor_value_info(hidden, TensorProto.FLOAT, [1, "n_tokens", n_embd]))
     return hidden
+
+
+def expose(proto: onnx.ModelProto, tensor: str, shape: list[int | str]) -> bool:
+    """Make a float tensor inside the graph one of its outputs; False where there is none of that name."""
+    from onnx import TensorProto, helper
+
+    if all(tensor not in node.output for node in proto.graph.node):
+        return False
+    proto.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape))
+    return True
 
 
 class _Check:
@@ -117,7 +134,7 @@ class _Check:
         for opset in self.proto.opset_import:
             if opset.version > _OPSETS.get(opset.domain, 0):
                 raise UnsupportedModel(
-                    f"{self.where}: operators of {opset.domain[:80] or 'ai.onnx'!r} version {opset.version} are unknown here"
+                    f"{self.where}: operators of {opset.domain[:80] or 'ai.onnx'!r} version {opset.version} are unknown"
                 )
         if self.proto.functions or self.proto.training_info or self.graph.sparse_initializer:
             raise UnsupportedModel(f"{self.where} defines functions, training or sparse weights; no graph of ours does")
@@ -193,8 +210,8 @@ class _Check:
                 self.table(node, attributes)
 
     def shape(self, node: onnx.NodeProto, at: int) -> tuple[int, ...]:
-        """Of a weight that a node takes as its input ``at``, as it comes or reshaped (then as one dimension), and padded
-        before that perhaps."""
+        """Of a weight that a node takes as its input ``at``, as it comes or reshaped (then as one dimension), and
+        padded before that perhaps."""
         name = node.input[at] if at < len(node.input) else ""
         maker = self.makers.get(name)
         reshaped = maker is not None and maker.op_type == "Reshape"
@@ -256,7 +273,7 @@ class _Check:
                     raise self.wrong(node, at, f"[{sizes.n_ctx_train}, {sizes.head_dim // 2}]")
 
     def table(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> None:
-        """ONNX Runtime holds scales and offsets against the table; ids are held against the vocabulary by the engine."""
+        """ONNX Runtime holds scales and offsets against the table; the engine holds ids against the vocabulary."""
         bits, block = _int(attributes, "bits", 4), _int(attributes, "block_size")
         if bits not in (2, 4, 8) or block < 16 or self.shape(node, 0)[:1] != (self.package.hyperparameters.n_vocab,):
             n_vocab = self.package.hyperparameters.n_vocab
