@@ -6,7 +6,6 @@ accumulation, llama.cpp's do not. Decided from the file's header, before any wei
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ __all__ = [
     "Coverage",
     "Work",
     "coverage",
+    "expected_coverage",
     "has_our_operators",
     "in_words",
     "is_dynamic_on_cpu",
@@ -105,11 +105,9 @@ def why_not_ours(package: Package, config: EngineConfig) -> str:
         return "our kernels compute on the CPU, where the package has graphs for that"
     if not config.kernels:
         return "our kernels are switched off"
-    if importlib.util.find_spec("edgeinfer.onnx.operators") is None:
-        return "this build has no operators for ONNX Runtime"
     from edgeinfer.onnx import operators
 
-    return str(operators.why_not())
+    return operators.why_not()
 
 
 def is_dynamic_on_cpu(package: Package, config: EngineConfig) -> bool:
@@ -134,6 +132,15 @@ def package_coverage(package: Package, config: EngineConfig) -> Coverage:
         ids = {kind.name: kind.id for kind in TENSOR_TYPES.values()}
         types = {name: kernels.matmul_isa(ids[name]) for name in counts}
     return Coverage(dict(sorted(types.items())), dict(sorted(counts.items())), not why, why)
+
+
+def expected_coverage(file: Described, config: EngineConfig | None = None) -> Coverage:
+    """What a model will get on this machine unless something else is asked for, whatever its form."""
+    config = config or EngineConfig()
+    if isinstance(file, Package):
+        return package_coverage(file, config)
+    report = kernels.expected() if config.kernels else kernels.KernelReport(False, "our kernels are switched off")
+    return coverage(file, report, kv_type=config.kv_type)
 
 
 def _matrices(package: Package) -> Iterator[tuple[TensorType, tuple[int, int]]]:

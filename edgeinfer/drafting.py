@@ -104,7 +104,7 @@ class _Source:
 
     def open(self, config: EngineConfig) -> tuple[Engine, npt.NDArray[np.int32] | None]:
         if self.built is None:
-            return open_engine("auto", self.local.path, config), None
+            return open_engine(described.engine_of(self.file), self.local.path, config), None
         return open_draft(self.built, self.local.path, config)
 
 

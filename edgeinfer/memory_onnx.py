@@ -39,8 +39,7 @@ def parts(package: Package, sizes: Dimensions, config: EngineConfig, *, ours: bo
     hyper = package.hyperparameters
     row = 2 * hyper.n_layers * hyper.n_kv_heads * hyper.head_dim
     n_cells = config.n_cells or config.n_ctx * config.n_seq_max
-    apart = 4 * row * config.n_ctx * config.n_seq_max
-    kv = int(n_cells * row * _KV_BYTES[config.kv_type]) if ours else apart
+    kv = int(n_cells * row * (_KV_BYTES[config.kv_type] if ours else 4))  # of a buffer, what is written is resident
     twice = 2 if not ours and config.n_threads != (config.n_threads_batch or config.n_threads) else 1
     return Parts(n_bytes, n_bytes * twice, kv, _computing(hyper.n_heads, sizes, config, n_cells, ours))
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgeinfer.catalog import LocalModel, Progress
     from edgeinfer.engines.ort_placement import Placement
 
-__all__ = ["Opened", "completed", "open_model"]
+__all__ = ["Opened", "about_kernels", "completed", "open_model"]
 
 N_CTX_DEFAULT = 4096
 N_KEPT = 8
@@ -85,7 +85,7 @@ def open_model(
     n_parallel = config.n_seq_max
     if not isinstance(file, Package) and devices.parse(config.device)[0] not in ("auto", "cpu"):
         config = dataclasses.replace(config, kernels=False)  # ours compute on the CPU
-    report, covered = _kernels(file, config)
+    report, covered = about_kernels(file, config)
     notices += _about_kernels(file, config, report, covered)
     if covered.same_answers:
         config = _with_kept(file, dataclasses.replace(config, isolate=False), cap_bytes, kv_cache > 0)
@@ -138,7 +138,7 @@ def _drafts(file: Described, config: EngineConfig, draft: str) -> tuple[str, lis
     return draft, ["each token is computed as several are, so that drafts leave answers as they are"]
 
 
-def _kernels(file: Described, config: EngineConfig) -> tuple[kernels.KernelReport, Coverage]:
+def about_kernels(file: Described, config: EngineConfig) -> tuple[kernels.KernelReport, Coverage]:
     """Whether our kernels will compute, and what of the model."""
     if isinstance(file, Package):
         covered = package_coverage(file, config)

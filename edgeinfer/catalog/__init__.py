@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +46,13 @@ __all__ = [
     "ensure",
     "locate",
     "models_dir",
+    "packages",
     "partial_bytes",
     "pull",
     "remove",
     "resolve",
     "resolve_package",
+    "size_bytes",
     "verify",
 ]
 
@@ -209,8 +212,11 @@ def check_removable(model: LocalModel) -> None:
 def remove(model: LocalModel) -> int:
     """Delete a pulled model; returns the bytes it had. Raises `UsageError` for anything outside the models folder."""
     check_removable(model)
-    n_bytes = model.path.stat().st_size
-    model.path.unlink()
+    n_bytes = size_bytes(model.path)
+    if model.path.is_dir():
+        shutil.rmtree(model.path)
+    else:
+        model.path.unlink()
     if model.card is not None:
         abandon(model.card)
     return n_bytes
@@ -228,6 +234,17 @@ def abandon(card: Card) -> int:
         n_bytes = partial_bytes(card)
         Staging(card, source="").discard()
     return n_bytes
+
+
+def packages() -> list[Path]:
+    """The ONNX packages in the models folder."""
+    return sorted(manifest.parent for manifest in models_dir().glob(f"*/{_PACKAGE}") if not manifest.parent.is_symlink())
+
+
+def size_bytes(path: Path) -> int:
+    """Of a model's file, or of all that a package's folder holds."""
+    files = [part for part in path.rglob("*") if part.is_file()] if path.is_dir() else [path]
+    return sum(part.stat().st_size for part in files)
 
 
 def _card(name: str) -> Card:

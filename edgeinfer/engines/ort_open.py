@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeinfer import gguf
 from edgeinfer.engines import devices, ort_provider
@@ -13,9 +15,13 @@ from edgeinfer.engines.ort_buffers import SequenceBuffers, cache_names
 from edgeinfer.engines.ort_provider import Found
 from edgeinfer.engines.ort_session import Graph, Stop
 from edgeinfer.errors import BackendUnavailable, FormatError, UnsupportedModel
+from edgeinfer.onnx import operators
 from edgeinfer.onnx import package as packages
 from edgeinfer.onnx.graph import Signature, check_signature, expose_hidden, read_graph
 from edgeinfer.onnx.package import Package
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["open_onnx"]
 
@@ -95,8 +101,36 @@ def _dynamic(
     if hidden is None:
         raise UnsupportedModel(f"{model} has no nodes 'rows' and 'output_norm'; convert again")
     _check_context(package, config)
+    notices = []
+    if found.is_cpu and config.kernels and not operators.why_not():
+        try:
+            return _with_ours(package, variant, proto, hidden, found, config, stop)
+        except UnsupportedModel as error:  # the swap has changed the graph by then
+            notices.append(f"ONNX Runtime's own kernels are used: {error}")
+            proto = read_graph(package, package.variants[variant])
+            expose_hidden(proto, package.hyperparameters.n_embd)
+            config = dataclasses.replace(config, isolate=True)  # who opened it counts on answers that company leaves
+    if config.kv_type != "f16":
+        notices.append(f"the KV cache is float32, not {config.kv_type}: ONNX Runtime's own kernels have no other")
     graph = Graph(proto.SerializeToString(), model.parent, hidden)
-    return SequenceBuffers(package, graph, found, config, stop), []
+    return SequenceBuffers(package, graph, found, config, stop), notices
+
+
+def _with_ours(
+    package: Package, variant: str, proto: onnx.ModelProto, hidden: str, found: Found, config: EngineConfig, stop: Stop
+) -> tuple[Computer, list[str]]:
+    """Raises `UnsupportedModel` for a graph that our operators cannot do all of; ``proto`` is changed."""
+    from edgeinfer.engines.ort_pool import CellPool
+    from edgeinfer.onnx.swap import swap
+
+    threads = {"n_threads": config.n_threads or 1, "n_threads_batch": config.n_threads_batch or config.n_threads or 1}
+    swapped = swap(package, proto, **threads, kv_type=config.kv_type, variant=variant)
+    try:
+        computer = CellPool(package, swapped, hidden, found, config, stop)
+    except BaseException:
+        swapped.close()
+        raise
+    return computer, [swapped.notice] if swapped.notice else []
 
 
 def _dynamic_signature(package: Package) -> tuple[Signature, Signature]:

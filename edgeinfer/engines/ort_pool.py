@@ -16,7 +16,7 @@ from edgeinfer.engines.cells import Cells, CellTable
 from edgeinfer.engines.ort_provider import Found
 from edgeinfer.engines.ort_session import Graph, Sessions, Stop
 from edgeinfer.onnx.package import Package
-from edgeinfer.onnx.swap import Swapped
+from edgeinfer.onnx.swap import DOMAIN, Swapped
 
 __all__ = ["CellPool"]
 
@@ -24,27 +24,33 @@ Floats = npt.NDArray[np.float32]
 
 
 class CellPool:
-    """The `Computer` of a swapped graph, which it closes. ``graph`` has the hidden states among its outputs."""
+    """The `Computer` of a swapped graph, which it closes. ``hidden``: the graph's output of hidden states."""
 
     def __init__(
-        self, package: Package, swapped: Swapped, graph: Graph, found: Found, config: EngineConfig, stop: Stop
+        self, package: Package, swapped: Swapped, hidden: str, found: Found, config: EngineConfig, stop: Stop
     ) -> None:
         sizes = package.hyperparameters
         self.n_embd, self._n_vocab = sizes.n_embd, sizes.n_vocab
         self.n_cells = config.n_cells or (config.n_ctx or sizes.n_ctx_train) * config.n_seq_max
         self.block_size = 1
         self.together = True
-        self._hidden = graph.hidden
         self.layout = f"{package.source_sha256} {package.mode} pool {swapped.cell_bytes} {config.kv_type}"
-        self._window = sizes.sliding_window or 0 if swapped.windowed_layers else 0
-        self._swapped = swapped
+        self._window = (sizes.sliding_window or 0) if swapped.windowed_layers else 0
+        self._swapped, self._hidden = swapped, hidden
+        self._folder = package.path(package.variants["cpu"].model).parent
+        self._found, self._stop = found, stop
         self._cells = CellTable(self.n_cells, config.n_seq_max)
         self._pool = np.zeros((swapped.n_layers, 2, self.n_cells, swapped.cell_bytes), np.uint8)
         self._rows: Floats = np.empty((0, self._n_vocab), np.float32)
-        self._bindings: dict[int, Any] = {}
-        n_threads = config.n_threads or 1
-        self._sessions = Sessions(graph, found, max(n_threads, config.n_threads_batch), 0, stop)
+        self._sessions = self._opened(max(config.n_threads, config.n_threads_batch, 1))
         self.placement = self._sessions.placement()
+
+    def _opened(self, n_threads: int) -> Sessions:
+        graph = Graph(self._swapped.model, self._folder, self._hidden, self._swapped.initializers, ours=True)
+        sessions = Sessions(graph, self._found, n_threads, n_threads, self._stop)
+        self._session = sessions.of(1)
+        self._binding = ort_session.bind(self._session, self._pooled(), {})
+        return sessions
 
     def forward(self, slices: Sequence[Slice]) -> Logits:
         ends = np.cumsum([len(part.token_ids) for part in slices])
@@ -52,7 +58,7 @@ class CellPool:
         rows = np.concatenate(wanted).astype(np.int64)
         if len(self._rows) < len(rows):
             self._rows = np.empty((len(rows), self._n_vocab), np.float32)
-        logits = self._rows[: len(rows)]
+        logits: Logits = self._rows[: len(rows)]
         self._run(slices, rows, {"logits": logits[None]})
         return logits
 
@@ -63,7 +69,6 @@ class CellPool:
         return states[0]
 
     def _run(self, slices: Sequence[Slice], rows: Cells, outputs: dict[str, npt.NDArray[Any]]) -> None:
-        session = self._sessions.any
         inputs = {
             "input_ids": np.concatenate([part.token_ids for part in slices]).astype(np.int64)[None],
             "positions": np.concatenate(
@@ -75,17 +80,13 @@ class CellPool:
         }
         if self._window:
             inputs["mask_window"] = self._cells.mask(slices, self._window)
-        binding = self._binding(session) if len(outputs) == 1 else ort_session.bind(session, self._pooled(), {})
+        # What has once been bound stays so: hidden states are bound where they are wanted alone.
+        binding = ort_session.bind(self._session, self._pooled(), {}) if self._hidden in outputs else self._binding
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, ort_session.value(array))
         for name, array in outputs.items():
             binding.bind_ortvalue_output(name, ort_session.value(array))
-        self._sessions.run(session, binding)
-
-    def _binding(self, session: Any) -> Any:
-        if id(session) not in self._bindings:
-            self._bindings[id(session)] = ort_session.bind(session, self._pooled(), {})
-        return self._bindings[id(session)]
+        self._sessions.run(self._session, binding)
 
     def _pooled(self) -> dict[str, Any]:
         return {"pool": ort_session.value(self._pool)}
@@ -110,10 +111,16 @@ class CellPool:
         return True
 
     def set_threads(self, n_threads: int, n_threads_batch: int) -> None:
-        if self._sessions.set_threads(max(n_threads, n_threads_batch), 0):
-            self._bindings.clear()
+        """The operators hold both counts, and a session the greater one: it is made anew, which packs nothing."""
+        counts = {"n_threads": n_threads, "n_threads_batch": n_threads_batch}
+        for node in self._swapped.proto.graph.node:
+            for attribute in node.attribute:
+                if node.domain == DOMAIN and attribute.name in counts:
+                    attribute.i = counts[attribute.name]
+        self._sessions.close()
+        self._sessions = self._opened(max(n_threads, n_threads_batch, 1))
 
     def close(self) -> None:
-        self._bindings.clear()
         self._sessions.close()
+        del self._session, self._binding
         self._swapped.close()

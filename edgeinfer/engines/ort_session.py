@@ -19,6 +19,7 @@ from edgeinfer.engines.base import ForwardCancelled
 from edgeinfer.engines.ort_placement import Placement
 from edgeinfer.engines.ort_provider import Found
 from edgeinfer.errors import BackendUnavailable, EngineError, FormatError
+from edgeinfer.onnx import operators
 
 __all__ = ["Graph", "Sessions", "Stop", "value"]
 
@@ -39,13 +40,13 @@ def value(array: npt.NDArray[Any]) -> onnxruntime.OrtValue:
 class Graph:
     """What sessions are opened from. ``model``: a checked graph, serialized; ``folder``: where its data files lie.
     ``hidden``: its output of hidden states, if it has one. ``initializers``: weights that are handed over instead,
-    which the session reads where they are. ``library``: custom operators that the graph uses."""
+    which the session reads where they are. ``ours``: it has our operators."""
 
     model: bytes
     folder: Path
     hidden: str = ""
     initializers: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
-    library: Path | None = None
+    ours: bool = False
 
 
 class Stop:
@@ -135,8 +136,8 @@ def open_session(graph: Graph, found: Found, n_threads: int) -> Any:
         options.add_session_config_entry(key, setting)
     providers = ort_provider.add_to(options, found, n_threads)
     try:
-        if graph.library is not None:
-            options.register_custom_ops_library(str(graph.library))
+        if graph.ours:
+            operators.register(options)
         values = {name: value(array) for name, array in graph.initializers.items()}
         for name, tensor in values.items():
             options.add_initializer(name, tensor)
