@@ -93,6 +93,9 @@ def rewrite(model: ir.Model, op_type: str, replace: Callable[[ir.Node, Nodes], i
                         maker.replace_input_with(index, graph.initializers[name])
         if made.nodes:
             graph.insert_before(node, made.nodes)
+        for value in (value for maker in made.nodes for value in maker.outputs):
+            if value.name == old.name and value is not new:
+                value.name = f"{old.name}.raw"
         new.name, new.shape, new.type = old.name, old.shape, old.type
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         graph.remove(node, safe=True)
