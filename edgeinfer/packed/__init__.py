@@ -4,8 +4,7 @@
 
 A model's pages are then those of a file: another process that loads it shares them, and the system drops them when it
 needs memory and reads them again. The first load packs as always and writes the image afterwards (`writer`); an image
-that cannot be used is removed, and said once. On Windows our kernels do not run under llama.cpp, so there is nothing to
-keep. ``EDGEINFER_PACKED_CACHE=0`` switches it off.
+that cannot be used is removed, and said once. On Windows nothing is kept. ``EDGEINFER_PACKED_CACHE=0`` switches it off.
 
 Knows nothing of engines: those say when a model loads and when its weights are freed.
 """
@@ -24,7 +23,7 @@ from edgeinfer.packed.identity import Identity, identify
 from edgeinfer.packed.store import Usage, cap_bytes, folder, usage
 from edgeinfer.packed.writer import Writer
 
-__all__ = ["PackedWeights", "Usage", "cap_bytes", "folder", "loading", "ready", "usage"]
+__all__ = ["PackedWeights", "Packing", "Usage", "cap_bytes", "folder", "loading", "packing", "ready", "usage"]
 
 
 class PackedWeights:
@@ -50,27 +49,58 @@ class Loading:
     weights: PackedWeights = field(default_factory=PackedWeights)
 
 
+@dataclass(slots=True)
+class Packing:
+    """Weights that the caller packs himself. ``image``: those of an earlier time, its file open, or None. ``load`` is
+    his to fill in: each weight, how many of them he found in the image, and buffers that live until `PackedWeights` is
+    closed. ``weights`` is what became of it, once it has ended."""
+
+    image: Image | None = None
+    load: Recording = field(default_factory=Recording)
+    weights: PackedWeights = field(default_factory=PackedWeights)
+
+
 @contextlib.contextmanager
 def loading(path: Path, *, wanted: bool) -> Iterator[Loading]:
     """Around the load of the model at ``path``, on the thread that loads, inside `kernels.loading`. ``wanted``: our
     kernels run, and the model may be mapped. A load that raises leaves nothing."""
     going_on = Loading()
+    with _searched(path, wanted=wanted) as packing:
+        if packing is None:
+            yield going_on
+            return
+        with recording(packing.image) as load:
+            yield going_on
+        packing.load = load
+    going_on.weights = packing.weights
+
+
+@contextlib.contextmanager
+def packing(path: Path) -> Iterator[Packing]:
+    """Around the packing of the model at ``path``, by whoever has no runtime that loads for him."""
+    with _searched(path, wanted=hasattr(os, "pread")) as going_on:
+        yield going_on or Packing()
+
+
+@contextlib.contextmanager
+def _searched(path: Path, *, wanted: bool) -> Iterator[Packing | None]:
+    """The image of that model, open while weights are packed or found, and what is to be done afterwards. None where
+    nothing shall be kept."""
     found = identify(path) if wanted and cap_bytes() else None
     if found is None:
-        yield going_on
+        yield None
         return
-    opened, notice = None, ""
+    going_on, notice = Packing(), ""
     try:
-        opened = _open(found.key)
+        going_on.image = _open(found.key)
     except (image.Unfit, OSError) as error:
         notice = _removed(store.image_path(found.key), str(error))
     try:
-        with recording(opened) as load:
-            yield going_on
+        yield going_on
     finally:
-        if opened is not None:
-            os.close(opened.descriptor)
-    going_on.weights = _kept(load, path, found, opened, notice)
+        if going_on.image is not None:
+            os.close(going_on.image.descriptor)
+    going_on.weights = _kept(going_on.load, path, found, going_on.image, notice)
 
 
 def ready(path: Path) -> bool:

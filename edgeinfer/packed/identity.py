@@ -28,6 +28,9 @@ RACY_NS = 20_000_000
 """Clocks of file systems tick every 10 ms or so: a file that was changed within the last tick may change again without
 a change of its times."""
 
+_REBUILT = 1
+"""Counts up when `edgeinfer.onnx.blocks` makes other blocks of the same operands."""
+
 _N_SAMPLES, _SAMPLE_BYTES, _HEAD_BYTES = 16, 4096, 1 << 16
 
 
@@ -40,12 +43,13 @@ class Identity:
 
 
 def identify(path: Path) -> Identity | None:
-    """What the packed weights of this model are called on this machine; None where the file cannot be read. Reads some
-    100 KiB of it. Raises `BackendUnavailable` without the library."""
-    digest = hashlib.sha256(repr((library.version(), kernels.best_isa(), _layout())).encode())
+    """What the packed weights of this model are called on this machine; None where a file cannot be read. ``path``: a
+    GGUF file, or the folder of an ONNX package, of which every file counts. Reads some 100 KiB of each. Raises
+    `BackendUnavailable` without the library."""
+    digest = hashlib.sha256(repr((library.version(), kernels.best_isa(), _layout(), _REBUILT)).encode())
     newest = 0
     try:
-        for part in gguf.named_parts(path):
+        for part in _parts(path):
             with part.open("rb") as stream:
                 about = part.stat()
                 stamp = (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
@@ -58,6 +62,10 @@ def identify(path: Path) -> Identity | None:
     except OSError:
         return None
     return Identity(digest.hexdigest()[:32], time.time_ns() - newest > RACY_NS)
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else gguf.named_parts(path)
 
 
 @functools.cache

@@ -30,6 +30,13 @@ struct Avx2Lanes {
     static EI_FORCE_INLINE F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
     static EI_FORCE_INLINE F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
     static EI_FORCE_INLINE F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+    static EI_FORCE_INLINE F div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+    static EI_FORCE_INLINE __m256 where_negative_8(__m256 x, __m256 yes, __m256 no) {
+        return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_LT_OQ));
+    }
+    static EI_FORCE_INLINE F where_negative(F x, F yes, F no) {
+        return {where_negative_8(x.a, yes.a, no.a), where_negative_8(x.b, yes.b, no.b)};
+    }
     static EI_FORCE_INLINE F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
     static EI_FORCE_INLINE F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
     static EI_FORCE_INLINE __m256 masked_8(__m256 s, __m256 mask) {

@@ -24,6 +24,8 @@ struct Avx512Lanes {
     static EI_FORCE_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
     static EI_FORCE_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
     static EI_FORCE_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+    static EI_FORCE_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
+    static EI_FORCE_INLINE F where_negative(F x, F yes, F no) { return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(x, set(0.0f), _CMP_LT_OQ), yes); }
     static EI_FORCE_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     static EI_FORCE_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
     static EI_FORCE_INLINE F masked(F s, F mask) {

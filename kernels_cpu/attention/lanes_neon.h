@@ -44,6 +44,15 @@ struct NeonLanes {
     static EI_FORCE_INLINE F mul(F a, F b) {
         return {{vmulq_f32(a.x[0], b.x[0]), vmulq_f32(a.x[1], b.x[1]), vmulq_f32(a.x[2], b.x[2]), vmulq_f32(a.x[3], b.x[3])}};
     }
+    static EI_FORCE_INLINE F div(F a, F b) {
+        return {{vdivq_f32(a.x[0], b.x[0]), vdivq_f32(a.x[1], b.x[1]), vdivq_f32(a.x[2], b.x[2]), vdivq_f32(a.x[3], b.x[3])}};
+    }
+    static EI_FORCE_INLINE F where_negative(F x, F yes, F no) {
+        F out;
+        EI_UNROLL
+        for (int i = 0; i < 4; ++i) out.x[i] = vbslq_f32(vcltzq_f32(x.x[i]), yes.x[i], no.x[i]);
+        return out;
+    }
     static EI_FORCE_INLINE F fma(F a, F b, F c) {
         return {{vfmaq_f32(c.x[0], a.x[0], b.x[0]), vfmaq_f32(c.x[1], a.x[1], b.x[1]), vfmaq_f32(c.x[2], a.x[2], b.x[2]),
                  vfmaq_f32(c.x[3], a.x[3], b.x[3])}};

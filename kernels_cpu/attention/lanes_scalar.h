@@ -44,6 +44,12 @@ struct ScalarLanes {
     static F mul(F a, F b) {
         return each([&](int i) { return a.x[i] * b.x[i]; });
     }
+    static F div(F a, F b) {
+        return each([&](int i) { return a.x[i] / b.x[i]; });
+    }
+    static F where_negative(F x, F yes, F no) {
+        return each([&](int i) { return x.x[i] < 0.0f ? yes.x[i] : no.x[i]; });
+    }
     static F fma(F a, F b, F c) {
         return each([&](int i) { return std::fma(a.x[i], b.x[i], c.x[i]); });
     }

@@ -60,12 +60,17 @@ struct TopKArgs {
 };
 using TopK = int64_t (*)(const TopKArgs &args);
 
-enum class Op : int32_t { probe_read, probe_int8, quantize, matmul, attention, top_k };
-constexpr int32_t kOps = 6;
+// activation(x) * up of n elements; gate/gate.h has the formulas.
+enum Activations : int32_t { kSilu = 0, kGelu = 1 };
+using Gate = void (*)(const float *x, const float *up, float *out, int64_t n);
+
+enum class Op : int32_t { probe_read, probe_int8, quantize, matmul, attention, top_k, gate };
+constexpr int32_t kOps = 7;
 
 struct Kernel {
     Op op;
-    int32_t format;  // EI_FORMAT_... of a matmul or of attention's keys and values, quantizer() of a quantize, else 0
+    int32_t format;  // EI_FORMAT_... of a matmul or of attention's keys and values, quantizer() of a quantize,
+                     // Activations of a gate, else 0
     int32_t isa;
     union {
         ProbeRead probe_read;
@@ -74,6 +79,7 @@ struct Kernel {
         Matmul matmul;
         Attention attention;
         TopK top_k;
+        Gate gate;
     };
 
     constexpr Kernel(int32_t isa_, ProbeRead run) : op(Op::probe_read), format(0), isa(isa_), probe_read(run) {}
@@ -82,6 +88,7 @@ struct Kernel {
     constexpr Kernel(int32_t isa_, Quantizer format_, Quantize run) : op(Op::quantize), format(format_), isa(isa_), quantize(run) {}
     constexpr Kernel(int32_t isa_, int32_t format_, Matmul run) : op(Op::matmul), format(format_), isa(isa_), matmul(run) {}
     constexpr Kernel(int32_t isa_, int32_t format_, Attention run) : op(Op::attention), format(format_), isa(isa_), attention(run) {}
+    constexpr Kernel(int32_t isa_, Activations format_, Gate run) : op(Op::gate), format(format_), isa(isa_), gate(run) {}
     constexpr Kernel(int32_t isa_, TopK run) : op(Op::top_k), format(0), isa(isa_), top_k(run) {}
 };
 

@@ -1,0 +1,51 @@
+// How a product of a packed matrix with many columns is shared out among threads, whoever they belong to: which of x is quantized in one
+// go, which panels are taken together, in which order groups of columns pass over them. Knows neither ggml nor ONNX Runtime.
+#ifndef EI_MATMUL_PRODUCT_H
+#define EI_MATMUL_PRODUCT_H
+
+#include <algorithm>
+
+#include "core/kernel.h"
+
+namespace ei {
+
+// Columns of x or of a result: floats side by side, counted through up to three outer dimensions.
+struct Columns {
+    char *data;
+    int64_t n1, n2;         // columns in the first outer dimension, and how many of those in the second
+    size_t stride1, stride2, stride3;  // bytes
+
+    float *operator[](int64_t index) const {
+        if (index < n1) return reinterpret_cast<float *>(data + static_cast<size_t>(index) * stride1);
+        const size_t i1 = static_cast<size_t>(index % n1), i2 = static_cast<size_t>(index / n1 % n2), i3 = static_cast<size_t>(index / n1 / n2);
+        return reinterpret_cast<float *>(data + i1 * stride1 + i2 * stride2 + i3 * stride3);
+    }
+};
+
+struct Product {
+    const Format *format;
+    const Kernel *quantize, *matmul;
+    int64_t n_cols, n_rows, n_columns, n_blocks, n_x_blocks, n_groups, n_panels;
+    size_t block_bytes, group_bytes, panel_bytes;
+
+    // With the kernels in use; the format is one of ei_has_matmul.
+    Product(int32_t format_id, int64_t n_cols_, int64_t n_rows_, int64_t n_columns_);
+
+    int group_size(int64_t group) const { return static_cast<int>(std::min<int64_t>(kGroupColumns, n_columns - group * kGroupColumns)); }
+    int64_t n_items() const { return n_groups * n_x_blocks; }
+    size_t activation_bytes() const { return static_cast<size_t>(n_groups) * group_bytes; }
+    // Whether x is so small that quantizing it costs less than meeting other threads.
+    bool small_x() const { return n_columns * n_cols <= 16384; }
+    size_t packed_bytes() const { return static_cast<size_t>(n_panels) * panel_bytes; }
+
+    // Panels that a thread takes at once. Few columns: a quarter of its share, so that a thread that was held up does not hold up the
+    // others. Many: as much as stays in the second-level cache while every group of columns passes over it.
+    int64_t chunk_panels(int n_threads) const;
+    // Items [first, last) of x to their places in `activations`.
+    void quantize_items(const Columns &x, char *activations, int64_t first, int64_t last) const;
+    // Panels [first, last) of the matrix at `packed` with all columns.
+    void multiply(const void *packed, const char *activations, const Columns &out, int64_t first, int64_t last) const;
+};
+
+}  // namespace ei
+#endif
