@@ -238,7 +238,9 @@ def abandon(card: Card) -> int:
 
 def packages() -> list[Path]:
     """The ONNX packages in the models folder."""
-    return sorted(manifest.parent for manifest in models_dir().glob(f"*/{_PACKAGE}") if not manifest.parent.is_symlink())
+    return sorted(
+        manifest.parent for manifest in models_dir().glob(f"*/{_PACKAGE}") if not manifest.parent.is_symlink()
+    )
 
 
 def size_bytes(path: Path) -> int:

@@ -218,9 +218,7 @@ class LlamaCppEngine:
                 for piece in cut(part, _TILE) if self._isolate else [part]:
                     self._pass([piece])  # each pass overwrites what the one before has left
                     n = len(piece.token_ids)
-                    states[piece.n_past : piece.n_past + n] = self._rows(
-                        _get_embeddings(self._context), n, self.n_embd
-                    )
+                    states[piece.n_past : piece.n_past + n] = self._rows(_get_embeddings(self._context), n, self.n_embd)
         finally:
             llama_cpp.llama_set_embeddings(self._context, False)
             self.release(seq)

@@ -188,7 +188,9 @@ class StaticGraphs:
         shape = (len(self._names), *self._shape[:2], n_tokens, self._shape[3])
         if n_tokens > self._n_ctx or state.size != 4 * int(np.prod(shape)):
             return False
-        for kept, saved in zip(self._cache(seq), np.frombuffer(state.tobytes(), np.float32).reshape(shape), strict=True):
+        for kept, saved in zip(
+            self._cache(seq), np.frombuffer(state.tobytes(), np.float32).reshape(shape), strict=True
+        ):
             kept[:, :, :n_tokens] = saved
         return True
 
@@ -225,7 +227,9 @@ def _table(package: Package, variant: Variant) -> TokenTable:
     return table
 
 
-def _signature(hyper: Hyperparameters, size: int, n_ctx: int, rotations: list[_Rotation]) -> tuple[Signature, Signature]:
+def _signature(
+    hyper: Hyperparameters, size: int, n_ctx: int, rotations: list[_Rotation]
+) -> tuple[Signature, Signature]:
     masks = ["mask", "mask_window"] if hyper.sliding_window else ["mask"]
     angles = [f"{rotation.name}.{part}" for rotation in rotations for part in ("cos", "sin")]
     names = cache_names(hyper.n_layers)
@@ -236,7 +240,10 @@ def _signature(hyper: Hyperparameters, size: int, n_ctx: int, rotations: list[_R
         **{name: (1, 1, size, hyper.head_dim // 2) for name in angles},
         **{name: past for name, _ in names},
     }
-    outputs: dict[str, tuple[int | None, ...]] = {"logits": (1, size, hyper.n_vocab), **{name: new for _, name in names}}
+    outputs: dict[str, tuple[int | None, ...]] = {
+        "logits": (1, size, hyper.n_vocab),
+        **{name: new for _, name in names},
+    }
     return {name: ("FLOAT", shape) for name, shape in inputs.items()}, {
         name: ("FLOAT", shape) for name, shape in outputs.items()
     }

@@ -172,7 +172,9 @@ def test_a_sequence_survives_export_and_import(llama: tuple[Path, Path], engine:
 def test_a_foreign_state_is_refused_and_harms_nobody(engine: OrtEngine, tmp_path: Path, damage: str) -> None:
     wanted = rows(engine, 30)
     state = bytes(engine.export_sequence(0))
-    bad = {"truncated": state[:-1], "zeros": bytes(len(state)), "empty": b"", "longer": state + b"\0"}.get(damage, state)
+    bad = {"truncated": state[:-1], "zeros": bytes(len(state)), "empty": b"", "longer": state + b"\0"}.get(
+        damage, state
+    )
     if damage == "other model":
         other = open_onnx(small_package(tmp_path, "llama", seed=7)[1], CONFIG)
         rows(other, 30)
