@@ -76,7 +76,7 @@ def open_model(
     local = _found(name, engine, progress)
     file = described.read(local.path, engine)
     info = described.info(file, name=local.name)
-    config, notices = completed(config, info)
+    config, notices = completed(_with_context(file, config), info)
     draft, about_drafts = _drafts(file, config, draft)
     config = dataclasses.replace(config, drafted=draft != "off")
     cap_bytes = None if cap is None else parse_bytes(cap)
@@ -125,6 +125,14 @@ def _found(name: str, engine: str, progress: Progress | None) -> LocalModel:
         with contextlib.suppress(EdgeInferError):
             return catalog.resolve_package(name)
     return catalog.ensure(name, progress=progress)
+
+
+def _with_context(file: Described, config: EngineConfig) -> EngineConfig:
+    """With the context that graphs of fixed shapes have, unless another is asked for."""
+    if config.n_ctx or not isinstance(file, Package) or is_dynamic_on_cpu(file, config):
+        return config
+    made_for = [variant.n_ctx for variant in file.variants.values() if variant.n_ctx]
+    return dataclasses.replace(config, n_ctx=min([N_CTX_DEFAULT, *made_for]))
 
 
 def _drafts(file: Described, config: EngineConfig, draft: str) -> tuple[str, list[str]]:

@@ -110,9 +110,11 @@ def locate(name: str) -> LocalModel:
 
 
 def resolve_package(name: str) -> LocalModel:
-    """The ONNX package of this name in the models folder, or at this path. A catalogue model's may lie there beside its
+    """The ONNX package at this path, or of this name in the models folder. A catalogue model's may lie there beside its
     GGUF file. Raises `ModelNotFound`."""
-    path = Path(name).expanduser() if _is_path(name) else models_dir() / name
+    path = Path(name).expanduser()
+    if not _is_path(name) and not (path / _PACKAGE).is_file():
+        path = models_dir() / name
     if not name or "\0" in name or not (path / _PACKAGE).is_file():
         raise ModelNotFound(f"there is no ONNX package at {path}; make one with: edgeinfer convert … {path} --to onnx")
     return LocalModel(path.resolve().name, path, None)

@@ -84,10 +84,20 @@ def _first_that_works(package: Package, device: str, config: EngineConfig, stop:
             )
             continue
         try:
-            return _MAKERS["npu" if variant == "npu" else "cpu"](package, variant, found, config, stop)
+            return _taken(found, *_MAKERS["npu" if variant == "npu" else "cpu"](package, variant, found, config, stop))
         except BackendUnavailable as error:
             failures.append(error)
     raise BackendUnavailable("; ".join(str(failure) for failure in failures))
+
+
+def _taken(found: Found, computer: Computer, notices: list[str]) -> tuple[Computer, list[str]]:
+    """Raise `BackendUnavailable` where the provider took nothing of the graph: some do so where their hardware is not
+    there, and leave all of it to the CPU."""
+    placement = computer.placement
+    if placement is not None and not placement.nodes.get(found.provider.word):
+        computer.close()
+        raise BackendUnavailable(f"{found.words} took none of the model's nodes: is there such a device here?")
+    return computer, notices
 
 
 def _dynamic(

@@ -38,12 +38,15 @@ _FEW = 6
 @dataclass(frozen=True, slots=True)
 class Placement:
     """``nodes``: how many lie on each kind of provider, by its word (``cpu``, ``openvino``, …). ``elsewhere``: of those
-    that compute, the operators that the chosen provider left to others, with their count."""
+    that compute, the operators that the chosen provider left to others, with their count. ``n_parts``: in how many
+    pieces the chosen provider has its nodes, of ``n_graphs`` graphs: one each is best."""
 
     provider: str
     kind: str
     nodes: Mapping[str, int]
     elsewhere: Mapping[str, int]
+    n_parts: int = 1
+    n_graphs: int = 1
 
     @property
     def n_nodes(self) -> int:
@@ -56,6 +59,8 @@ class Placement:
         text = f"{self.kind}: {self.nodes.get(self.provider, 0)} of {self.n_nodes} nodes"
         if self.provider not in ("cpu", self.kind):
             text = f"{self.kind} ({self.provider}): {self.nodes.get(self.provider, 0)} of {self.n_nodes} nodes"
+        if self.provider != "cpu" and self.n_parts > self.n_graphs:
+            text += f" in {self.n_parts} parts" + (f" of {self.n_graphs} graphs" if self.n_graphs > 1 else "")
         text += "".join(f", {n} on {word}" for word, n in sorted(rest.items()))
         if self.elsewhere:
             shown = sorted(self.elsewhere.items(), key=lambda item: (-item[1], item[0]))[:_FEW]
@@ -71,6 +76,8 @@ class Placement:
             "kind": self.kind,
             "nodes": dict(self.nodes),
             "elsewhere": dict(self.elsewhere),
+            "n_parts": self.n_parts,
+            "n_graphs": self.n_graphs,
             "line": self.line,
         }
 
@@ -88,13 +95,15 @@ def of_session(session: Any, provider: str, kind: str) -> Placement:
     words = {entry.name: word for word, entry in PROVIDERS.items()}
     nodes: Counter[str] = Counter()
     elsewhere: Counter[str] = Counter()
+    n_parts = 0
     for part in session.get_provider_graph_assignment_info():
         word = words.get(part.ep_name, part.ep_name)
+        n_parts += word == provider
         for node in part.get_nodes():
             nodes[word] += 1
             if word != provider and node.op_type not in _BOOKKEEPING:
                 elsewhere[node.op_type] += 1
-    return Placement(provider, kind, dict(nodes), dict(elsewhere))
+    return Placement(provider, kind, dict(nodes), dict(elsewhere), n_parts)
 
 
 def joined(placements: Sequence[Placement]) -> Placement:
@@ -104,4 +113,5 @@ def joined(placements: Sequence[Placement]) -> Placement:
     for placement in placements:
         nodes.update(placement.nodes)
         elsewhere.update(placement.elsewhere)
-    return Placement(placements[0].provider, placements[0].kind, dict(nodes), dict(elsewhere))
+    first, n_parts = placements[0], sum(placement.n_parts for placement in placements)
+    return Placement(first.provider, first.kind, dict(nodes), dict(elsewhere), n_parts, len(placements))

@@ -103,16 +103,6 @@ class Sessions:
                 raise ForwardCancelled from None
             raise EngineError(f"ONNX Runtime failed: {_one_line(error)}") from error
 
-    def call(self, inputs: Mapping[str, npt.NDArray[Any]], n_rows: int) -> dict[str, npt.NDArray[Any]]:
-        """All outputs by name, as arrays of their own. Raises as `run`."""
-        session = self.of(n_rows)
-        binding = bind(session, {name: value(np.ascontiguousarray(array)) for name, array in inputs.items()}, {})
-        names = [output.name for output in session.get_outputs()]
-        for name in names:
-            binding.bind_output(name, "cpu")
-        self.run(session, binding)
-        return dict(zip(names, (found.numpy() for found in binding.get_outputs()), strict=True))
-
     def placement(self) -> Placement | None:
         """Where the nodes lie; None where this version of ONNX Runtime does not tell."""
         session = self._get(self._n_threads)

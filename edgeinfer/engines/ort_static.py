@@ -91,6 +91,8 @@ class StaticGraphs:
         self._rotations = _rotations(hyper, n_ctx + self._sizes[-1])
         self._table = _table(package, variant)
         self._caches: dict[int, list[Floats]] = {}
+        self._bindings: dict[tuple[int, int], Any] = {}
+        self._outputs: dict[int, dict[str, Floats]] = {}
         self._rows: Floats = np.empty((0, self._n_vocab), np.float32)
         self._graphs = self._opened(package, variant, found, config, stop)
         self.placement = _joined([sessions.placement() for sessions in self._graphs.values()])
@@ -136,17 +138,18 @@ class StaticGraphs:
         return states
 
     def _passes(self, part: Slice) -> Iterator[tuple[int, int, dict[str, Floats]]]:
-        """(first token, end, outputs) of each pass over a slice; keys and values are kept as they come."""
+        """(first token, end, outputs, valid until the next) of each pass over a slice. Keys and values are kept as they
+        come."""
         cache, begin = self._cache(part.seq), 0
         for size, n in passes(len(part.token_ids), self._sizes, self._least):
             n_past = part.n_past + begin
-            found = self._run(size, part.token_ids[begin : begin + n], n_past, cache)
+            found = self._run(size, part.token_ids[begin : begin + n], n_past, part.seq)
             for (_, present), kept in zip(self._names, cache, strict=True):
                 kept[:, :, n_past : n_past + n] = found[present][:, :, :n]
             yield begin, begin + n, found
             begin += n
 
-    def _run(self, size: int, ids: npt.NDArray[np.int32], n_past: int, cache: list[Floats]) -> dict[str, Floats]:
+    def _run(self, size: int, ids: npt.NDArray[np.int32], n_past: int, seq: int) -> dict[str, Floats]:
         embeddings = np.zeros((1, size, self.n_embd), np.float32)
         self._table.read(np.ascontiguousarray(ids), embeddings[0, : len(ids)])
         inputs = {"embeddings": embeddings, "mask": self._mask(size, n_past, 0)}
@@ -154,8 +157,25 @@ class StaticGraphs:
             inputs["mask_window"] = self._mask(size, n_past, self._window)
         for rotation in self._rotations:
             inputs |= rotation.inputs(n_past, size)
-        inputs |= {past: kept for (past, _), kept in zip(self._names, cache, strict=True)}
-        return self._graphs[size].call(inputs, n_rows=size)
+        session = self._graphs[size].of(size)
+        binding = self._binding(session, size, seq)
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, ort_session.value(np.ascontiguousarray(array)))
+        self._graphs[size].run(session, binding)
+        return self._outputs[size]
+
+    def _binding(self, session: Any, size: int, seq: int) -> Any:
+        """With the sequence's keys and values as inputs, and the graph's outputs, which every pass overwrites."""
+        key = id(session), seq
+        if key not in self._bindings:
+            if size not in self._outputs:
+                shapes = {output.name: tuple(output.shape) for output in session.get_outputs()}
+                self._outputs[size] = {name: ort_session.floats(shape) for name, shape in shapes.items()}
+            cache = zip(self._names, self._cache(seq), strict=True)
+            past = {name: ort_session.value(kept) for (name, _), kept in cache}
+            outputs = {name: ort_session.value(array) for name, array in self._outputs[size].items()}
+            self._bindings[key] = ort_session.bind(session, past, outputs)
+        return self._bindings[key]
 
     def _mask(self, size: int, n_past: int, window: int) -> Floats:
         """Whom each of the tokens sees: the past, and those of its pass up to itself."""
@@ -173,8 +193,8 @@ class StaticGraphs:
         return self._caches[seq]
 
     def cut(self, seq: int, n_tokens: int) -> None:
-        if not n_tokens:
-            self._caches.pop(seq, None)
+        if not n_tokens and self._caches.pop(seq, None) is not None:
+            self._bindings = {key: binding for key, binding in self._bindings.items() if key[1] != seq}
 
     def fork(self, source: int, target: int, n_tokens: int) -> None:
         for own, other in zip(self._cache(target), self._cache(source), strict=True):
@@ -195,11 +215,13 @@ class StaticGraphs:
         return True
 
     def set_threads(self, n_threads: int, n_threads_batch: int) -> None:
+        self._bindings.clear()
         for size, sessions in self._graphs.items():
             each = n_threads if size == 1 else n_threads_batch
             sessions.set_threads(each, each)
 
     def close(self) -> None:
+        self._bindings.clear()
         self._caches.clear()
         for sessions in self._graphs.values():
             sessions.close()
@@ -234,19 +256,14 @@ def _signature(
     angles = [f"{rotation.name}.{part}" for rotation in rotations for part in ("cos", "sin")]
     names = cache_names(hyper.n_layers)
     past, new = ((1, hyper.n_kv_heads, n, hyper.head_dim) for n in (n_ctx, size))
-    inputs: dict[str, tuple[int | None, ...]] = {
-        "embeddings": (1, size, hyper.n_embd),
-        **{name: (1, 1, size, n_ctx + size) for name in masks},
-        **{name: (1, 1, size, hyper.head_dim // 2) for name in angles},
-        **{name: past for name, _ in names},
-    }
-    outputs: dict[str, tuple[int | None, ...]] = {
-        "logits": (1, size, hyper.n_vocab),
-        **{name: new for _, name in names},
-    }
-    return {name: ("FLOAT", shape) for name, shape in inputs.items()}, {
-        name: ("FLOAT", shape) for name, shape in outputs.items()
-    }
+    row = (1, 1, size, n_ctx + size)
+    inputs: list[tuple[str, tuple[int | None, ...]]] = [("embeddings", (1, size, hyper.n_embd))]
+    inputs += [(name, row) for name in masks]
+    inputs += [(name, (1, 1, size, hyper.head_dim // 2)) for name in angles]
+    inputs += [(name, past) for name, _ in names]
+    outputs: list[tuple[str, tuple[int | None, ...]]] = [("logits", (1, size, hyper.n_vocab))]
+    outputs += [(name, new) for _, name in names]
+    return {name: ("FLOAT", shape) for name, shape in inputs}, {name: ("FLOAT", shape) for name, shape in outputs}
 
 
 def _joined(found: list[Placement | None]) -> Placement | None:
