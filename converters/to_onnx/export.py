@@ -17,6 +17,7 @@ from edgeinfer.converters.architectures.decoder import Decoder, check_tensors
 from edgeinfer.converters.sources import GGUFSource, TensorSource
 from edgeinfer.converters.to_onnx import variants
 from edgeinfer.converters.to_onnx.data_file import DataFile
+from edgeinfer.converters.to_onnx.genai import write_genai
 from edgeinfer.converters.to_onnx.folder import new_folder
 from edgeinfer.converters.to_onnx.measures import Measures
 from edgeinfer.converters.to_onnx.plan import plan
@@ -105,10 +106,12 @@ def _counter(progress: Progress, total: int) -> Callable[[int], None]:
 
 def _package(job: _Job, names: Sequence[VariantName], name: str) -> Package:
     made: dict[str, Variant] = {}
+    beside = [VOCABULARY]
     if {"cpu", "cuda"} & {*names}:
         _dynamic(job)
         dynamic = Variant(_DYNAMIC[0], _described(job.folder, _DYNAMIC))
         made |= {which: dynamic for which in ("cpu", "cuda") if which in names}
+        beside += write_genai(job.file, job.decoder, job.folder, _DYNAMIC[0])
     with (job.folder / VOCABULARY).open("xb") as stream:
         keys = {key: job.file.metadata.stored(key) for key in job.file.metadata if not key.startswith("split.")}
         gguf_writer.write(stream, keys, [])
@@ -123,7 +126,7 @@ def _package(job: _Job, names: Sequence[VariantName], name: str) -> Package:
         mode=job.quant,
         tensors=job.tensors,
         variants=made,
-        files=_described(job.folder, [VOCABULARY]),
+        files=_described(job.folder, beside),
         measured=job.measures.summary(),
     )
     (job.folder / MANIFEST).write_text(package.json(), encoding="utf-8")

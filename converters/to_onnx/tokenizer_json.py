@@ -1,0 +1,167 @@
+"""The vocabulary of a GGUF file in the form of Hugging Face's ``tokenizers``: tokenizer.json and tokenizer_config.json.
+Our own engines read the GGUF vocabulary instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgeinfer.gguf import Metadata
+
+__all__ = ["tokenizer_files"]
+
+_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
+_QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_LLAMA3 = _QWEN2.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
+_WORDS = {"qwen2": _QWEN2, "llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3}
+_DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+_PLAIN = ("gpt-2", "gpt2", "default", "phi-2", "jina-es", "jina-de", "mpt", "olmo", "roberta-bpe")
+_CLASSES = {"qwen2": "Qwen2Tokenizer", "llama-bpe": "PreTrainedTokenizerFast"}
+_SPACE = "▁"
+
+
+def tokenizer_files(meta: Metadata) -> dict[str, dict[str, Any]]:
+    """Both files by name; nothing for a vocabulary whose kind or pre-tokenizer is not known here."""
+    kind = meta.text("tokenizer.ggml.model")
+    made = _byte_level(meta) if kind == "gpt2" else _sentencepiece(meta) if kind == "llama" else None
+    if made is None:
+        return {}
+    pieces, name = made
+    whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": _added(meta), **pieces}
+    return {"tokenizer.json": whole, "tokenizer_config.json": _config(meta, name)}
+
+
+def _byte_level(meta: Metadata) -> tuple[dict[str, Any], str] | None:
+    pre = meta.text("tokenizer.ggml.pre", "default")
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    if pre in _WORDS:
+        split = {"type": "Split", "pattern": {"Regex": _WORDS[pre]}, "behavior": "Isolated", "invert": False}
+        steps = [split, byte_level | {"use_regex": False}]
+    elif pre in _DIGITS_APART:
+        steps = [{"type": "Digits", "individual_digits": True}, byte_level | {"use_regex": True}]
+    elif pre in _PLAIN:
+        steps = [byte_level | {"use_regex": True}]
+    else:
+        return None
+    return {
+        "normalizer": None,  # llama.cpp leaves text as it is, so the same text is the same tokens on both
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "post_processor": _start(meta) or byte_level | {"use_regex": False},
+        "decoder": byte_level | {"use_regex": True},
+        "model": _bpe(meta, [merge.split(" ", 1) for merge in meta.strings("tokenizer.ggml.merges")]),
+    }, _CLASSES.get(pre, "GPT2Tokenizer")
+
+
+def _sentencepiece(meta: Metadata) -> tuple[dict[str, Any], str]:
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+    prefixed = meta.flag("tokenizer.ggml.add_space_prefix", True)
+    prefix = [{"type": "Prepend", "prepend": _SPACE}] if prefixed else []
+    decoders: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    if prefixed:
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    gemma = not prefixed
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": [*prefix, spaces]},
+        "pre_tokenizer": None,
+        "post_processor": _start(meta),
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": _bpe(meta, _merges(meta)) | {"byte_fallback": True, "fuse_unk": True},
+    }, "GemmaTokenizer" if gemma else "LlamaTokenizer"
+
+
+def _bpe(meta: Metadata, merges: list[list[str]]) -> dict[str, Any]:
+    tokens = meta.strings("tokenizer.ggml.tokens")
+    unknown = meta.integer("tokenizer.ggml.unknown_token_id", -1)
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": tokens[unknown] if 0 <= unknown < len(tokens) else None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": meta.text("tokenizer.ggml.pre", "") in ("llama-bpe", "llama3", "llama-v3"),
+        "vocab": {text: index for index, text in enumerate(tokens)},
+        "merges": merges,
+    }
+
+
+def _merges(meta: Metadata) -> list[list[str]]:
+    """SentencePiece joins the pair whose whole has the best score: as a list of pairs, best first. Pairs of one whole
+    come in the order of their parts."""
+    tokens = meta.strings("tokenizer.ggml.tokens")
+    scores = meta.numbers("tokenizer.ggml.scores").astype(np.float64)
+    kinds = meta.numbers("tokenizer.ggml.token_type")
+    known = {text: index for index, text in enumerate(tokens)}
+    found: list[tuple[float, int, int, list[str]]] = []
+    for index, text in enumerate(tokens):
+        if len(text) < 2 or kinds[index] in (_UNKNOWN, _CONTROL, _BYTE):
+            continue
+        score = -float(scores[index])
+        for cut in range(1, len(text)):
+            left, right = known.get(text[:cut]), known.get(text[cut:])
+            if left is not None and right is not None:
+                found.append((score, left, right, [text[:cut], text[cut:]]))
+    found.sort(key=lambda merge: merge[:3])
+    return [pair for *_, pair in found]
+
+
+def _special(meta: Metadata, name: str) -> tuple[int, str] | None:
+    token = meta.integer(f"tokenizer.ggml.{name}_token_id", -1)
+    tokens = meta.strings("tokenizer.ggml.tokens")
+    return (token, tokens[token]) if 0 <= token < len(tokens) else None
+
+
+def _starts(meta: Metadata) -> bool:
+    """Whether a text begins with the token for that; by default as llama.cpp decides for each kind."""
+    return meta.flag("tokenizer.ggml.add_bos_token", meta.text("tokenizer.ggml.model") == "llama")
+
+
+def _start(meta: Metadata) -> dict[str, Any] | None:
+    bos = _special(meta, "bos")
+    if bos is None or not _starts(meta):
+        return None
+    first, text = {"SpecialToken": {"id": bos[1], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, text],
+        "pair": [first, text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {bos[1]: {"id": bos[1], "ids": [bos[0]], "tokens": [bos[1]]}},
+    }
+
+
+def _added(meta: Metadata) -> list[dict[str, Any]]:
+    """Tokens that are found in a text as they stand, before it is cut into words."""
+    if "tokenizer.ggml.token_type" not in meta:
+        return []
+    kinds, tokens = meta.numbers("tokenizer.ggml.token_type"), meta.strings("tokenizer.ggml.tokens")
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    chosen = np.isin(kinds, (_UNKNOWN, _CONTROL, _USER_DEFINED)).nonzero()[0]
+    return [
+        {"id": int(index), "content": tokens[int(index)], **plain, "special": bool(kinds[index] != _USER_DEFINED)}
+        for index in chosen
+    ]
+
+
+def _config(meta: Metadata, name: str) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "tokenizer_class": name,
+        "add_bos_token": _starts(meta),
+        "add_eos_token": meta.flag("tokenizer.ggml.add_eos_token", False),
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 1 << 30,
+    }
+    for key, token in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"), ("unk_token", "unknown")):
+        special = _special(meta, token)
+        made[key] = special[1] if special else None
+    template = meta.get("tokenizer.chat_template")
+    if isinstance(template, str):
+        made["chat_template"] = template
+    return made
