@@ -21,10 +21,10 @@ import psutil
 from edgeinfer import kernels
 from edgeinfer.core import GenerationStats, SamplingParams
 from edgeinfer.coverage import work
+from edgeinfer.described import Described
 from edgeinfer.engines import Engine, EngineConfig
 from edgeinfer.engines.base import KVType, Slice
 from edgeinfer.errors import EdgeInferError
-from edgeinfer.gguf import GGUFFile
 from edgeinfer.request import Request
 from edgeinfer.sampling import Sampled, Sampler
 from edgeinfer.scheduler import Scheduler
@@ -73,7 +73,7 @@ class Shares:
         return asdict(self)
 
 
-def shares(file: GGUFFile, measured: Measured) -> Shares | None:
+def shares(file: Described, measured: Measured) -> Shares | None:
     """Measures the machine for half a second; None without our library, which holds the probes."""
     if not kernels.available():
         return None

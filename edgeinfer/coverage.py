@@ -6,14 +6,31 @@ accumulation, llama.cpp's do not. Decided from the file's header, before any wei
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from edgeinfer import kernels
-from edgeinfer.gguf import Dimensions, GGUFFile, TensorInfo, dimensions
+from edgeinfer.described import Described, shape_of
+from edgeinfer.engines import devices
+from edgeinfer.engines.base import EngineConfig
+from edgeinfer.gguf import TENSOR_TYPES, Dimensions, GGUFFile, TensorInfo, TensorType, dimensions
+from edgeinfer.onnx.package import Package
 
-__all__ = ["Coverage", "Work", "coverage", "in_words", "is_multiplied", "work"]
+__all__ = [
+    "Coverage",
+    "Work",
+    "coverage",
+    "expected_coverage",
+    "has_our_operators",
+    "in_words",
+    "is_dynamic_on_cpu",
+    "is_multiplied",
+    "package_coverage",
+    "why_not_ours",
+    "work",
+]
 
 _ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3", "gemma3"})
 """Those whose every operation that mixes values is a product or attention as ours. Others may have soft caps, ALiBi,
@@ -22,14 +39,16 @@ sinks, convolutions or recurrent state, which stay with llama.cpp."""
 # As can_attend in plugin/attend.cc has them. llama.cpp writes q8_0 by the block, so what lies in a cell has no company.
 _MOST_CELLS = 1 << 18
 _HEAD_MULTIPLE = {"f16": 16, "q8_0": 32}
+_RUNTIMES = ("llama.cpp", "ONNX Runtime")
 _LOOKED_UP = ("position_embd.weight", "token_types.weight")
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """``types``: for each tensor type of the matrices that are multiplied, the instruction set of our kernel, or
-    ``"llama.cpp"``. ``n_matrices``: how many of each. ``same_answers``: whether logits do not depend on company;
-    ``why_not`` says in one line what they depend on otherwise."""
+    """``types``: for each tensor type of the matrices that are multiplied, the instruction set of our kernel, or the
+    runtime that computes it, ``"llama.cpp"`` or ``"ONNX Runtime"``. ``n_matrices``: how many of each.
+    ``same_answers``: whether logits do not depend on company; ``why_not`` says in one line what they depend on
+    otherwise."""
 
     types: Mapping[str, str]
     n_matrices: Mapping[str, int]
@@ -80,10 +99,65 @@ def _why_not(
     return ""
 
 
+def why_not_ours(package: Package, config: EngineConfig) -> str:
+    """Why ONNX Runtime's own kernels will compute this package under ``config``; empty where our operators will."""
+    if not is_dynamic_on_cpu(package, config):
+        return "our kernels compute on the CPU, where the package has graphs for that"
+    if not config.kernels:
+        return "our kernels are switched off"
+    from edgeinfer.onnx import operators
+
+    return operators.why_not()
+
+
+def is_dynamic_on_cpu(package: Package, config: EngineConfig) -> bool:
+    """Whether ONNX Runtime's CPU provider will compute this package, by a graph of any number of tokens."""
+    device = config.require if config.device == "auto" and config.require else config.device
+    return devices.choices(device)[0].provider.word == "cpu" and "cpu" in package.variants
+
+
+def has_our_operators(package: Package, config: EngineConfig) -> bool:
+    """From the manifest alone; what the graph turns out to hold may still speak against it."""
+    return not why_not_ours(package, config)
+
+
+def package_coverage(package: Package, config: EngineConfig) -> Coverage:
+    """As `coverage`. With our operators every matrix has one of our kernels: its blocks are rebuilt in a type that has
+    one. ONNX Runtime's CPU kernels round alone otherwise than in company; there isolation makes answers the same, at
+    the price of a second row."""
+    why = why_not_ours(package, config)
+    counts = Counter(kind.name for kind, _ in _matrices(package))
+    types = dict.fromkeys(counts, "ONNX Runtime")
+    if not why:
+        ids = {kind.name: kind.id for kind in TENSOR_TYPES.values()}
+        types = {name: kernels.matmul_isa(ids[name]) for name in counts}
+    return Coverage(dict(sorted(types.items())), dict(sorted(counts.items())), not why, why)
+
+
+def expected_coverage(file: Described, config: EngineConfig | None = None) -> Coverage:
+    """What a model will get on this machine unless something else is asked for, whatever its form."""
+    config = config or EngineConfig()
+    if isinstance(file, Package):
+        return package_coverage(file, config)
+    report = kernels.expected() if config.kernels else kernels.KernelReport(False, "our kernels are switched off")
+    return coverage(file, report, kv_type=config.kv_type)
+
+
+def _matrices(package: Package) -> Iterator[tuple[TensorType, tuple[int, int]]]:
+    """Type and shape of the matrices of products; a tied table counts as the head."""
+    by_name = {kind.name: kind for kind in TENSOR_TYPES.values()}
+    for name, form in package.tensors.items():
+        shape = shape_of(package, name)
+        looked_up = name == "token_embd.weight" and not package.hyperparameters.tied_embeddings
+        if math.prod(shape) and not looked_up and form.type in by_name:
+            yield by_name[form.type], shape
+
+
 def in_words(covered: Coverage) -> str:
     """``Q4_K (168 matrices): avx512vnni; Q6_K (29): llama.cpp; same answers in any company: no, …``"""
-    if all(isa == "llama.cpp" for isa in covered.types.values()):
-        return f"llama.cpp's own: {covered.why_not}"
+    for runtime in _RUNTIMES:
+        if all(isa == runtime for isa in covered.types.values()):
+            return f"{runtime}'s own: {covered.why_not}"
     counts = [f"{covered.n_matrices[name]}" for name in covered.types]
     counts[0] += " matrices" if covered.n_matrices[next(iter(covered.types))] != 1 else " matrix"
     parts = [f"{name} ({n}): {isa}" for n, (name, isa) in zip(counts, covered.types.items(), strict=True)]
@@ -106,8 +180,11 @@ class Work:
         return n_tokens * self.body_ops + self.head_ops
 
 
-def work(file: GGUFFile) -> Work:
-    """From the header; of a mixture's experts, those that a token goes through."""
+def work(file: Described) -> Work:
+    """From the header; of a mixture's experts, those that a token goes through. Of a package, as if its weights lay in
+    the types of its source, as our kernels have them."""
+    if isinstance(file, Package):
+        return _package_work(file)
     used = _experts_used(file)
     n_bytes = body = head = 0
     for tensor in file.tensors.values():
@@ -121,6 +198,17 @@ def work(file: GGUFFile) -> Work:
             head += ops
         else:
             body += ops
+    return Work(n_bytes, body, head)
+
+
+def _package_work(package: Package) -> Work:
+    n_bytes = body = head = 0
+    for kind, (n_rows, n_cols) in _matrices(package):
+        n_bytes += int(n_rows * n_cols * kind.bits_per_weight / 8)
+        if n_rows == package.hyperparameters.n_vocab:
+            head += 2 * n_rows * n_cols
+        else:
+            body += 2 * n_rows * n_cols
     return Work(n_bytes, body, head)
 
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer import catalog, device, gguf, memory
+from edgeinfer import catalog, described, device, memory
 from edgeinfer.core import ModelInfo
+from edgeinfer.described import Described
 from edgeinfer.engines import Engine, EngineConfig, open_engine
 from edgeinfer.errors import EdgeInferError, ModelNotFound, UnsupportedModel
 from edgeinfer.speculate import CostCurve, Speculator, costs
@@ -57,6 +58,8 @@ class Target:
     plan: memory.MemoryPlan
     kernels: str
     """Which kernels it runs on: what it costs depends on that."""
+    form: str = "llamacpp"
+    """Which engine runs it, by `edgeinfer.engines.ENGINES`."""
 
 
 def speculator(
@@ -96,12 +99,12 @@ class _Source:
 
     local: LocalModel
     built: Path | None
-    file: gguf.GGUFFile
+    file: Described
     info: ModelInfo
 
     def open(self, config: EngineConfig) -> tuple[Engine, npt.NDArray[np.int32] | None]:
         if self.built is None:
-            return open_engine("auto", self.local.path, config), None
+            return open_engine(described.engine_of(self.file), self.local.path, config), None
         return open_draft(self.built, self.local.path, config)
 
 
@@ -111,11 +114,12 @@ def _source(local: LocalModel, said: Said, progress: Progress | None) -> tuple[_
     remarks: list[str] = []
     built: Path | None = None
     try:
-        built = ensure_draft(local.path, progress=progress)
+        built = None if local.path.is_dir() else ensure_draft(local.path, progress=progress)
     except EdgeInferError as error:
         remarks.append(f"the draft model {local.name} is used as it is: {error}")
-    info = gguf.model_info(gguf.read(local.path), name=local.name)
-    return _Source(local, built, gguf.read(built or local.path), info), remarks
+    own = described.read(local.path)
+    file = described.read(built) if built else own
+    return _Source(local, built, file, described.info(own, name=local.name)), remarks
 
 
 def _model(
@@ -129,11 +133,11 @@ def _model(
 ) -> tuple[tuple[ModelDrafter, CostCurve] | None, list[str]]:
     """The draft model and its price, and what to tell the user; None where it would not pay."""
     local = catalog.ensure(name, progress=progress) if named else catalog.resolve(name)
-    with Tokenizer.from_gguf(local.path) as tokenizer:
+    with Tokenizer.from_gguf(described.vocabulary(described.read(local.path))) as tokenizer:
         vocabulary = match(target.tokenizer, tokenizer, (target.info.name, local.name))
     source, remarks = _source(local, said, progress)
-    config = dataclasses.replace(target.config, n_ctx=min(target.config.n_ctx, source.info.n_ctx_train), n_batch=256)
-    kernels = f"cheap build on {target.kernels}" if source.built else target.kernels
+    config = _draft_config(target, source)
+    kernels = _draft_kernels(target, source)
     remembered = costs.recall(*_words(source.info, config, kernels))
     if remembered is not None and not _pays(curve, remembered):
         return None, [_not_worth(name)]
@@ -151,6 +155,23 @@ def _model(
         raise
     engine.close()
     return None, [_not_worth(name)]
+
+
+def _draft_config(target: Target, source: _Source) -> EngineConfig:
+    """As the target is opened; a draft for another engine is computed on the CPU, wherever the target is."""
+    config = dataclasses.replace(
+        target.config, n_ctx=min(target.config.n_ctx, source.info.n_ctx_train), n_batch=256, drafted=False, require=""
+    )
+    if described.engine_of(source.file) == target.form:
+        return config
+    return dataclasses.replace(config, device="cpu", isolate=False)
+
+
+def _draft_kernels(target: Target, source: _Source) -> str:
+    """Whose kernels a draft runs on, as its costs are remembered."""
+    form = described.engine_of(source.file)
+    own = target.kernels if form == target.form else f"{form} beside {target.kernels}"
+    return f"cheap build on {own}" if source.built else own
 
 
 def _not_worth(name: str) -> str:

@@ -12,16 +12,18 @@ from pathlib import Path
 
 from edgeinfer import env, kernels
 from edgeinfer.core import ModelInfo
+from edgeinfer.coverage import has_our_operators
+from edgeinfer.described import Described, weight_files
 from edgeinfer.engines import Engine, EngineConfig
 from edgeinfer.errors import UsageError
 from edgeinfer.files import parse_bytes
-from edgeinfer.gguf import GGUFFile, dimensions
 from edgeinfer.kernels import library
 from edgeinfer.kv import Shelf
 from edgeinfer.kv.fingerprint import Fingerprint, Setting
 from edgeinfer.kv.store import Store
 from edgeinfer.kv.weights import known_hash, weights_hash
-from edgeinfer.memory import state_bytes
+from edgeinfer.memory import saved_bytes
+from edgeinfer.onnx.package import Package
 
 __all__ = ["cap_of", "fingerprint", "open_shelf"]
 
@@ -41,7 +43,7 @@ def cap_of(kv_cache: str | int) -> int:
 
 def open_shelf(
     engine: Engine,
-    file: GGUFFile,
+    file: Described,
     info: ModelInfo,
     config: EngineConfig,
     report: kernels.KernelReport,
@@ -53,13 +55,13 @@ def open_shelf(
     left to the shelf's own thread."""
 
     def identify(weights: str | None = None) -> Fingerprint:
-        return fingerprint(weights or weights_hash(file.path), file, info, config, report)
+        return fingerprint(weights or _hashed(file, weights_hash) or "", file, info, config, report)
 
     known = None
     with contextlib.suppress(OSError):  # the shelf's thread meets it too, and says it
-        known = known_hash(file.path)
+        known = _hashed(file, known_hash)
     store = Store(said=said, cap_bytes=cap_bytes)
-    room = state_bytes(dimensions(file), config)
+    room = saved_bytes(file, config)
     return Shelf(
         store,
         identify(known) if known else identify,
@@ -70,8 +72,18 @@ def open_shelf(
     )
 
 
+def _hashed(file: Described, of: Callable[[Path], str | None]) -> str | None:
+    """The hash of all of a model's weights, by way of the hashes of its files; None where one is not known."""
+    if not isinstance(file, Package):
+        return of(file.path)
+    hashes = [(path.name, of(path)) for path in weight_files(file)]
+    if any(known is None for _, known in hashes):
+        return None
+    return hashlib.sha256(repr(hashes).encode()).hexdigest()
+
+
 def fingerprint(
-    weights: str, file: GGUFFile, info: ModelInfo, config: EngineConfig, report: kernels.KernelReport
+    weights: str, file: Described, info: ModelInfo, config: EngineConfig, report: kernels.KernelReport
 ) -> Fingerprint:
     """Whatever the bits of a state depend on; ``weights`` is the hash of the model. Raises `OSError` where the library
     of our kernels cannot be read.
@@ -79,6 +91,8 @@ def fingerprint(
     Our kernels give a token the same bits with any number of threads, in a pass of any size, in any cell: then the
     size of the context and of batches make no difference. llama.cpp's own promise nothing, so all of it is told.
     """
+    if isinstance(file, Package):
+        return _package_fingerprint(weights, file, info, config)
     settings: list[Setting] = [("isolate", config.isolate), ("swa_full", True)]
     if config.isolate:
         names = ("n_seq_max", "n_threads", "n_threads_batch", "n_batch", "n_ctx")
@@ -98,6 +112,26 @@ def fingerprint(
     )
 
 
+def _package_fingerprint(weights: str, package: Package, info: ModelInfo, config: EngineConfig) -> Fingerprint:
+    """Where ONNX Runtime's kernels compute, keys and values are float32, and their bits may depend on the provider and
+    on how prompts are cut."""
+    import onnxruntime
+
+    ours = has_our_operators(package, config)
+    settings: list[Setting] = [("device", config.device), ("require", config.require)]
+    if not ours:
+        settings += [(name, getattr(config, name)) for name in ("isolate", "n_threads", "n_threads_batch", "n_batch")]
+    return Fingerprint(
+        weights=weights,
+        engine="onnx",
+        library=f"onnxruntime {onnxruntime.__version__}; {onnxruntime.get_build_info()}",
+        kernels=f"{library.version()} {kernels.best_isa()} {_library_hash()}" if ours else "",
+        kv_type=config.kv_type if ours else "f32",
+        settings=tuple(settings),
+        label=info.name,
+    )
+
+
 def _llama_build() -> str:
     """Version and build: which instruction sets it was built for, and which it has found here."""
     import llama_cpp
@@ -108,7 +142,8 @@ def _llama_build() -> str:
 
 def _our_build(report: kernels.KernelReport) -> str:
     """Instruction set and build of our kernels: two builds of one version need not round alike."""
-    if not report.active:
-        return "llama.cpp"
-    path = Path(str(library.load()._name))
-    return f"{report.isa} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return f"{report.isa} {_library_hash()}" if report.active else "llama.cpp"
+
+
+def _library_hash() -> str:
+    return hashlib.sha256(Path(str(library.load()._name)).read_bytes()).hexdigest()

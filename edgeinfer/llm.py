@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.core import Answer, FinishReason, ModelInfo
-from edgeinfer.engines import Engine, EngineConfig
+from edgeinfer.engines import Engine, EngineConfig, devices
 from edgeinfer.engines.base import KVType
-from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
+from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.keeping import cap_of
 from edgeinfer.kv import Shelf
 from edgeinfer.loop import EngineLoop
@@ -48,7 +48,8 @@ PromptLike = str | Sequence[int] | Messages
 class LLM:
     """A model, ready to answer.
 
-    ``model``: a catalogue name, a path to a GGUF file, or ``hf:owner/repo[:quant]``; fetched when it is not here yet.
+    ``model``: a catalogue name, a path to a GGUF file or to an ONNX package's folder, or ``hf:owner/repo[:quant]``;
+    fetched when it is not here yet.
     ``n_ctx``: tokens a conversation may hold (default: 4096, or what the model was trained for if that is less).
     ``n_parallel``: how many requests are computed at once; more wait their turn. ``memory``: a cap such as ``"2G"``
     on what the model, its KV cache and scratch space may take together. ``kv_type``: ``"auto"`` takes q8_0 where the
@@ -58,6 +59,9 @@ class LLM:
     source that replaces the model's own. ``draft``: who guesses ahead, so that several tokens are computed in one pass;
     answers stay the same. A model's name, ``"ngram"`` (repeats of the text), ``"auto"`` (that, and the catalogue's
     partner of this model where it is on this machine and fits) or ``"off"``. ``said`` hears what takes a while.
+    ``engine``: ``llamacpp`` for GGUF files, ``onnx`` for packages; ``auto`` goes by the model. ``device``: a word of
+    `edgeinfer.engines.devices` such as ``npu`` or ``cuda`` (``auto``: the CPU). ``require``: an error unless all that
+    computes lies on this device; ``placement`` says where it lies, for the ONNX engine.
     Threads: None takes what `edgeinfer tune` has measured, or the machine's physical cores.
 
     Raises `ModelNotFound`, `DownloadError`, `FormatError`, `UnsupportedModel`, `InsufficientMemory`,
@@ -76,6 +80,7 @@ class LLM:
         kv_cache: str | int = "off",
         engine: str = "auto",
         device: str = "auto",
+        require: str = "",
         on_overflow: OverflowPolicy = "error",
         chat_template: str | None = None,
         kernels: bool = True,
@@ -84,10 +89,9 @@ class LLM:
         said: Callable[[str], None] = lambda _what: None,
         warned: Callable[[str], None] = _LOG.warning,
     ) -> None:
-        if device not in ("auto", "cpu"):
-            raise BackendUnavailable(
-                f"device {device!r} is not available: this build runs GGUF models on the CPU; use --device cpu"
-            )
+        devices.parse(device)
+        if require:
+            devices.parse(require)
         config = EngineConfig(
             n_ctx=n_ctx or 0,
             n_seq_max=n_parallel,
@@ -96,6 +100,8 @@ class LLM:
             kv_type="f16" if kv_type == "auto" else kv_type,
             isolate=True,  # where kernels round a token otherwise in company: an answer must not depend on it
             kernels=kernels,
+            device=device,
+            require=require,
         )
         opened = open_model(
             model,
@@ -138,6 +144,7 @@ class LLM:
         self.n_ctx = opened.engine.n_ctx
         self.notices = opened.notices
         self.plan = opened.plan
+        self.placement = opened.placement
         self._info = opened.info
         self._prompts = PromptBuilder(opened.tokenizer, opened.template, self.n_ctx)
         self._live: dict[int, Callable[[FinishReason], None]] = {}

@@ -1,8 +1,8 @@
 """Will it fit: what a model will take, from its header alone, against what this process may have.
 
 The figures are peaks of resident memory of llama.cpp's CPU engine with this package around it (llama-cpp-python
-0.3.36), held against measurement by `tests/test_memory.py`. Weights are not read, nothing is allocated. Knows no
-engine but llama.cpp's.
+0.3.36), held against measurement by `tests/test_memory.py`; those of ONNX packages are `edgeinfer.memory_onnx`'s.
+Weights are not read, nothing is allocated.
 
 Matrices are copied into a layout that suits the processor ("repacked"): by our kernels those of all types that they
 have, by llama.cpp's some. Nothing reads the mapped originals again. Our kernels give their pages back one matrix after
@@ -22,13 +22,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edgeinfer import device, kernels, packed
-from edgeinfer.coverage import is_multiplied
+from edgeinfer import described, device, kernels, memory_onnx, packed
+from edgeinfer.coverage import has_our_operators, is_multiplied
+from edgeinfer.described import Described
 from edgeinfer.engines.base import EngineConfig
 from edgeinfer.errors import InsufficientMemory
-from edgeinfer.gguf import Dimensions, GGUFFile, TensorInfo, dimensions
+from edgeinfer.gguf import Dimensions, GGUFFile, TensorInfo
+from edgeinfer.onnx.package import Package
 
-__all__ = ["MemoryPlan", "available", "check", "kv_bytes", "plan", "repacked_bytes", "state_bytes"]
+__all__ = ["MemoryPlan", "available", "check", "kv_bytes", "plan", "repacked_bytes", "saved_bytes", "state_bytes"]
 
 Verdict = Literal["fits", "pages", "too_big"]
 
@@ -100,17 +102,16 @@ class _Need:
         return "too_big"
 
 
-def plan(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None, saves: bool = False) -> MemoryPlan:
+def plan(file: Described, config: EngineConfig, *, cap_bytes: int | None = None, saves: bool = False) -> MemoryPlan:
     """What ``file`` will take under ``config``, and whether it may. ``cap_bytes`` is the user's own limit on resident
     memory. ``saves``: whether states are saved and read back, which takes a copy of one at a time.
 
     Raises `FormatError` where the header does not say what is needed.
     """
-    sizes = dimensions(file)
+    sizes = described.sizes(file)
     free = available()
     wanted = replace(config, n_ctx=config.n_ctx or sizes.n_ctx_train)
-    ready = config.kernels and config.use_mmap and kernels.expected().active and packed.ready(file.path)
-    need_of = functools.partial(_need, file, sizes, ready=ready, saves=saves)
+    need_of = _need_of(file, sizes, wanted, saves)
     need = need_of(wanted)
     n_ctx_max = _largest_context(sizes, wanted, need_of, free, cap_bytes)
     return MemoryPlan(
@@ -126,7 +127,21 @@ def plan(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None, 
     )
 
 
-def check(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None, saves: bool = False) -> MemoryPlan:
+def _need_of(file: Described, sizes: Dimensions, config: EngineConfig, saves: bool) -> Callable[[EngineConfig], _Need]:
+    if isinstance(file, Package):
+        return functools.partial(_package_need, file, sizes, ours=has_our_operators(file, config), saves=saves)
+    ready = config.kernels and config.use_mmap and kernels.expected().active and packed.ready(file.path)
+    return functools.partial(_need, file, sizes, ready=ready, saves=saves)
+
+
+def _package_need(package: Package, sizes: Dimensions, config: EngineConfig, *, ours: bool, saves: bool) -> _Need:
+    found = memory_onnx.parts(package, sizes, config, ours=ours)
+    state = found.kv // config.n_seq_max if saves else 0
+    standing = _standing_bytes(described.vocabulary_file(package), sizes)
+    return _Need(found.mapped, found.repacked, found.repacked, found.kv, standing + found.computing + state, True)
+
+
+def check(file: Described, config: EngineConfig, *, cap_bytes: int | None = None, saves: bool = False) -> MemoryPlan:
     """`plan`, or `InsufficientMemory` with the numbers and the largest context that would do."""
     found = plan(file, config, cap_bytes=cap_bytes, saves=saves)
     if found.verdict != "too_big":
@@ -137,7 +152,7 @@ def check(file: GGUFFile, config: EngineConfig, *, cap_bytes: int | None = None,
     else:
         advice = "no context would fit; close other programs or take a smaller model"
     raise InsufficientMemory(
-        f"{file.path.name} needs {_mib(found.total_bytes)} (weights {_mib(found.weights_bytes)}, context "
+        f"{described.shown_name(file)} needs {_mib(found.total_bytes)} (weights {_mib(found.weights_bytes)}, context "
         f"{_mib(found.kv_bytes)}, working memory {_mib(found.scratch_bytes)}), but {limit} "
         f"{_mib(found.available_bytes)}; {advice}",
         found.n_ctx_max,
@@ -184,6 +199,14 @@ def kv_bytes(sizes: Dimensions, config: EngineConfig) -> int:
 def state_bytes(sizes: Dimensions, config: EngineConfig) -> int:
     """What a copy of the state of one sequence takes at most."""
     return kv_bytes(sizes, replace(config, n_seq_max=1, n_cells=0))
+
+
+def saved_bytes(file: Described, config: EngineConfig) -> int:
+    """`state_bytes` of a model, whatever its form."""
+    if isinstance(file, Package):
+        alone = replace(config, n_seq_max=1, n_cells=0)
+        return memory_onnx.parts(file, described.sizes(file), alone, ours=has_our_operators(file, config)).kv
+    return state_bytes(described.sizes(file), config)
 
 
 def _standing_bytes(file: GGUFFile, sizes: Dimensions) -> int:

@@ -12,21 +12,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeinfer import catalog, device, drafting, gguf, keeping, kernels, memory, tune
+from edgeinfer import catalog, described, device, drafting, keeping, kernels, memory, tune
 from edgeinfer.core import ModelInfo
-from edgeinfer.coverage import Coverage, coverage
-from edgeinfer.engines import Engine, EngineConfig, open_engine
-from edgeinfer.errors import InsufficientMemory
+from edgeinfer.coverage import Coverage, coverage, is_dynamic_on_cpu, package_coverage
+from edgeinfer.described import Described
+from edgeinfer.engines import Engine, EngineConfig, devices, open_engine
+from edgeinfer.errors import EdgeInferError, InsufficientMemory
 from edgeinfer.files import parse_bytes
-from edgeinfer.gguf import GGUFFile
 from edgeinfer.kv import Shelf
+from edgeinfer.onnx.package import Package
 from edgeinfer.speculate import Speculator
 from edgeinfer.text import ChatTemplate, Codec, Tokenizer
 
 if TYPE_CHECKING:
-    from edgeinfer.catalog import Progress
+    from edgeinfer.catalog import LocalModel, Progress
+    from edgeinfer.engines.ort_placement import Placement
 
-__all__ = ["Opened", "completed", "open_model"]
+__all__ = ["Opened", "about_kernels", "completed", "open_model"]
 
 N_CTX_DEFAULT = 4096
 N_KEPT = 8
@@ -47,6 +49,7 @@ class Opened:
     speculator: Speculator | None = None
     n_parallel: int | None = None
     shelf: Shelf | None = None
+    placement: Placement | None = None
 
 
 def open_model(
@@ -70,18 +73,20 @@ def open_model(
 
     Raises `ModelNotFound`, `DownloadError`, `FormatError`, `UnsupportedModel`, `InsufficientMemory`,
     `BackendUnavailable`."""
-    local = catalog.ensure(name, progress=progress)
-    file = gguf.read(local.path)
-    info = gguf.model_info(file, name=local.name)
-    config, notices = completed(config, info)
+    local = _found(name, engine, progress)
+    file = described.read(local.path, engine)
+    info = described.info(file, name=local.name)
+    config, notices = completed(_with_context(file, config), info)
+    draft, about_drafts = _drafts(file, config, draft)
+    config = dataclasses.replace(config, drafted=draft != "off")
     cap_bytes = None if cap is None else parse_bytes(cap)
     config, kv_cache, about_memory = _fitting(file, config, cap_bytes, kv_cache, kv_auto)
     notices += about_memory
     n_parallel = config.n_seq_max
-    with kernels.loading(config.kernels) as report:
-        n_cells = config.n_cells or config.n_ctx * config.n_seq_max
-        covered = coverage(file, report, kv_type=config.kv_type, n_cells=n_cells)
-    notices += _about_kernels(config, report, covered)
+    if not isinstance(file, Package) and devices.parse(config.device)[0] not in ("auto", "cpu"):
+        config = dataclasses.replace(config, kernels=False)  # ours compute on the CPU
+    report, covered = about_kernels(file, config)
+    notices += _about_kernels(file, config, report, covered)
     if covered.same_answers:
         config = _with_kept(file, dataclasses.replace(config, isolate=False), cap_bytes, kv_cache > 0)
     plan = memory.plan(file, config, cap_bytes=cap_bytes, saves=kv_cache > 0)
@@ -91,8 +96,8 @@ def open_model(
             "they will be read from disk again and again"
         )
     with ThreadPoolExecutor(1, thread_name_prefix="edgeinfer-tokenizer") as pool, contextlib.ExitStack() as undo:
-        loading = pool.submit(Tokenizer.from_gguf, local.path)
-        opened = open_engine(engine, local.path, config)
+        loading = pool.submit(Tokenizer.from_gguf, described.vocabulary(file))
+        opened = open_engine(described.engine_of(file), local.path, config)
         undo.callback(opened.close)
         shelf = None
         if kv_cache:
@@ -101,15 +106,66 @@ def open_model(
         tokenizer = loading.result()
         template = _template(chat_template or info.chat_template, tokenizer)
         drafted = dataclasses.replace(config, n_seq_max=n_parallel, n_cells=0)
-        target = drafting.Target(local, info, opened, tokenizer, drafted, plan, report.isa or "llama.cpp")
+        words, form = _kernel_words(file, config, report), described.engine_of(file)
+        target = drafting.Target(local, info, opened, tokenizer, drafted, plan, words, form)
         speculator, remarks = drafting.speculator(target, draft, cap_bytes=cap_bytes, said=said, progress=progress)
         undo.pop_all()
     notices += getattr(opened, "notices", ())  # not every engine has something to say
-    return Opened(opened, tokenizer, template, info, plan, (*notices, *remarks), speculator, n_parallel, shelf)
+    notices += about_drafts
+    placement = getattr(opened, "placement", None)
+    return Opened(
+        opened, tokenizer, template, info, plan, (*notices, *remarks), speculator, n_parallel, shelf, placement
+    )
+
+
+def _found(name: str, engine: str, progress: Progress | None) -> LocalModel:
+    """The model of this name; for the ONNX engine a package of a catalogue model, which lies in the models folder under
+    its name, is found first."""
+    if engine == "onnx":
+        with contextlib.suppress(EdgeInferError):
+            return catalog.resolve_package(name)
+    return catalog.ensure(name, progress=progress)
+
+
+def _with_context(file: Described, config: EngineConfig) -> EngineConfig:
+    """With the context that graphs of fixed shapes have, unless another is asked for."""
+    if config.n_ctx or not isinstance(file, Package) or is_dynamic_on_cpu(file, config):
+        return config
+    made_for = [variant.n_ctx for variant in file.variants.values() if variant.n_ctx]
+    return dataclasses.replace(config, n_ctx=min([N_CTX_DEFAULT, *made_for]))
+
+
+def _drafts(file: Described, config: EngineConfig, draft: str) -> tuple[str, list[str]]:
+    """Who drafts, and what to tell the user. Graphs of fixed shapes, and devices that choose kernels by the number of
+    rows, make a token the same in a pass of several only where one alone is computed so as well: nobody gets that
+    unasked."""
+    if not isinstance(file, Package) or draft == "off" or is_dynamic_on_cpu(file, config):
+        return draft, []
+    if draft == "auto":
+        return "off", []
+    return draft, ["each token is computed as several are, so that drafts leave answers as they are"]
+
+
+def about_kernels(file: Described, config: EngineConfig) -> tuple[kernels.KernelReport, Coverage]:
+    """Whether our kernels will compute, and what of the model."""
+    if isinstance(file, Package):
+        covered = package_coverage(file, config)
+        isa = kernels.best_isa() if covered.same_answers else None
+        return kernels.KernelReport(covered.same_answers, covered.why_not, isa), covered
+    with kernels.loading(config.kernels) as report:
+        n_cells = config.n_cells or config.n_ctx * config.n_seq_max
+        return report, coverage(file, report, kv_type=config.kv_type, n_cells=n_cells)
+
+
+def _kernel_words(file: Described, config: EngineConfig, report: kernels.KernelReport) -> str:
+    """Whose kernels compute, as costs are remembered under it."""
+    if not isinstance(file, Package):
+        return report.isa or ("llama.cpp" if config.device in ("auto", "cpu") else f"llama.cpp {config.device}")
+    return f"onnx {report.isa or config.device}"
 
 
 def _fitting(
-    file: GGUFFile, config: EngineConfig, cap_bytes: int | None, kv_cache: int, kv_auto: bool
+    file: Described, config: EngineConfig, cap_bytes: int | None, kv_cache: int, kv_auto: bool
 ) -> tuple[EngineConfig, int, list[str]]:
     """The configuration and the size of the disk's cache that memory is enough for, and what to tell the user. Raises
     `InsufficientMemory`."""
@@ -128,7 +184,7 @@ def _fitting(
     return config, kv_cache, notices
 
 
-def _with_kept(file: GGUFFile, config: EngineConfig, cap_bytes: int | None, saves: bool) -> EngineConfig:
+def _with_kept(file: Described, config: EngineConfig, cap_bytes: int | None, saves: bool) -> EngineConfig:
     """With sequences for what has ended, in the cells that requests leave, where memory allows: each has its row of
     logits. Where state is not in cells each sequence would take as much as a request, so there are none."""
     more = dataclasses.replace(
@@ -137,7 +193,7 @@ def _with_kept(file: GGUFFile, config: EngineConfig, cap_bytes: int | None, save
         n_cells=config.n_cells or config.n_ctx * config.n_seq_max,
     )
     fits = memory.plan(file, more, cap_bytes=cap_bytes, saves=saves).verdict != "too_big"
-    return more if fits and not gguf.dimensions(file).n_state else config
+    return more if fits and not described.sizes(file).n_state else config
 
 
 def completed(config: EngineConfig, info: ModelInfo) -> tuple[EngineConfig, list[str]]:
@@ -152,11 +208,14 @@ def completed(config: EngineConfig, info: ModelInfo) -> tuple[EngineConfig, list
     return dataclasses.replace(config, n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads_batch), notices
 
 
-def _about_kernels(config: EngineConfig, report: kernels.KernelReport, covered: Coverage) -> list[str]:
+def _about_kernels(file: Described, config: EngineConfig, report: kernels.KernelReport, covered: Coverage) -> list[str]:
     """What is slower than it might be, and why: a line at most."""
     slower = []
+    if isinstance(file, Package) and not is_dynamic_on_cpu(file, config):
+        return []  # asked for, and said by the placement
     if config.kernels and not report.active:
-        slower.append("llama.cpp's own kernels are used")
+        runtime = "ONNX Runtime" if isinstance(file, Package) else "llama.cpp"
+        slower.append(f"{runtime}'s own kernels are used")
     elif config.kernels and "llama.cpp" in covered.types.values():
         slower.append("llama.cpp's own kernels are used in part")
     if config.isolate and config.n_seq_max > 1 and not covered.same_answers:

@@ -20,9 +20,9 @@ PACKAGE = ROOT / "edgeinfer"
 LAYERS = (
     {"errors"},
     {"core", "env", "files"},
-    {"gguf", "kernels", "device", "catalog", "onnx"},
-    {"packed"},
-    {"coverage", "engines", "memory"},
+    {"gguf", "kernels", "device", "catalog"},
+    {"packed", "onnx"},
+    {"coverage", "described", "engines", "memory", "memory_onnx"},
     {"sampling", "text", "kv", "speculate"},
     {"line", "loop", "request", "scheduler"},
     {

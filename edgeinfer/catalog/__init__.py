@@ -1,6 +1,7 @@
 """The catalogue of models: what there is, what is here, how it comes here, and whether it is whole.
 
-    resolve(name)  -> LocalModel    a catalogue name, a path, or hf:owner/repo[:quant]; never touches the network
+    resolve(name)  -> LocalModel    a catalogue name, a path, or hf:owner/repo[:quant]; never touches the network.
+                                    A path may be that of an ONNX package's folder, and so may a name in models_dir()
     ensure(name)   -> LocalModel    the same, pulling first where it must and may
     cards()        -> name -> Card  the catalogue (models/*.toml)
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +46,18 @@ __all__ = [
     "ensure",
     "locate",
     "models_dir",
+    "packages",
     "partial_bytes",
     "pull",
     "remove",
     "resolve",
+    "resolve_package",
+    "size_bytes",
     "verify",
 ]
 
 DEFAULT_MODEL = "smollm2-135m"
+_PACKAGE = "edgeinfer.json"  # what makes a folder an ONNX package, see `edgeinfer.onnx.package`
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +99,25 @@ def locate(name: str) -> LocalModel:
         return LocalModel(reference.name, path)
     if _is_path(name):
         return _at_path(Path(name).expanduser())
+    if name not in cards():
+        with contextlib.suppress(ModelNotFound):
+            return resolve_package(name)
     card = _card(name)
     path = models_dir() / card.file
     if not path.is_file():
         raise ModelNotFound(f"{name} is not on this machine; get it with: edgeinfer models pull {name}")
     return LocalModel(name, path, card)
+
+
+def resolve_package(name: str) -> LocalModel:
+    """The ONNX package at this path, or of this name in the models folder. A catalogue model's may lie there beside its
+    GGUF file. Raises `ModelNotFound`."""
+    path = Path(name).expanduser()
+    if not _is_path(name) and not (path / _PACKAGE).is_file():
+        path = models_dir() / name
+    if not name or "\0" in name or not (path / _PACKAGE).is_file():
+        raise ModelNotFound(f"there is no ONNX package at {path}; make one with: edgeinfer convert … {path} --to onnx")
+    return LocalModel(path.resolve().name, path, None)
 
 
 def ensure(name: str, *, progress: Progress | None = None) -> LocalModel:
@@ -194,8 +214,11 @@ def check_removable(model: LocalModel) -> None:
 def remove(model: LocalModel) -> int:
     """Delete a pulled model; returns the bytes it had. Raises `UsageError` for anything outside the models folder."""
     check_removable(model)
-    n_bytes = model.path.stat().st_size
-    model.path.unlink()
+    n_bytes = size_bytes(model.path)
+    if model.path.is_dir():
+        shutil.rmtree(model.path)
+    else:
+        model.path.unlink()
     if model.card is not None:
         abandon(model.card)
     return n_bytes
@@ -215,6 +238,19 @@ def abandon(card: Card) -> int:
     return n_bytes
 
 
+def packages() -> list[Path]:
+    """The ONNX packages in the models folder."""
+    return sorted(
+        manifest.parent for manifest in models_dir().glob(f"*/{_PACKAGE}") if not manifest.parent.is_symlink()
+    )
+
+
+def size_bytes(path: Path) -> int:
+    """Of a model's file, or of all that a package's folder holds."""
+    files = [part for part in path.rglob("*") if part.is_file()] if path.is_dir() else [path]
+    return sum(part.stat().st_size for part in files)
+
+
 def _card(name: str) -> Card:
     catalogue = cards()
     if name in catalogue:
@@ -223,7 +259,7 @@ def _card(name: str) -> Card:
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise ModelNotFound(
         f"no model {name[:80]!r}: {hint}the catalogue has {', '.join(catalogue)}; "
-        "a path ends in .gguf, and hf:owner/repo names a Hugging Face model"
+        "a path ends in .gguf or holds a slash, and hf:owner/repo names a Hugging Face model"
     )
 
 
@@ -233,7 +269,11 @@ def _is_path(name: str) -> bool:
 
 def _at_path(path: Path) -> LocalModel:
     if path.is_dir():
-        raise UnsupportedModel(f"{path} is a folder; give the .gguf file in it")
+        if (path / _PACKAGE).is_file():
+            return LocalModel(path.resolve().name, path)
+        raise UnsupportedModel(
+            f"{path} is a folder and no ONNX package: it has no {_PACKAGE}; give the .gguf file in it"
+        )
     if not path.exists():
         raise ModelNotFound(f"no file {path}")
     known = [card for card in cards().values() if path.name == card.file and path.parent == models_dir()]

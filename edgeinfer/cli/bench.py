@@ -162,29 +162,27 @@ def _run(
 
     import psutil
 
-    from edgeinfer import bench, catalog, gguf, memory
-    from edgeinfer import kernels as ours
+    from edgeinfer import bench, catalog, described, memory
     from edgeinfer.cli.pulling import download_progress
-    from edgeinfer.coverage import coverage
     from edgeinfer.engines import open_engine
-    from edgeinfer.opening import completed
+    from edgeinfer.opening import about_kernels, completed
 
     started = psutil.Process().create_time()
     with download_progress() as progress:
         local = catalog.ensure(model or catalog.DEFAULT_MODEL, progress=progress)
-    file = gguf.read(local.path)
-    info = gguf.model_info(file, name=local.name)
+    file = described.read(local.path)
+    info = described.info(file, name=local.name)
     config, _ = completed(bench.bench_config(n_past, threads or 0, kernels=kernels, kv_type=kv_type), info)
     memory.check(file, config, cap_bytes=None)
-    with ours.loading(config.kernels) as report:
-        covered = coverage(file, report, kv_type=config.kv_type)
-    engine = open_engine("auto", local.path, config)
+    report, covered = about_kernels(file, config)
+    runtime = {"llamacpp": "llama.cpp", "onnx": "ONNX Runtime"}[described.engine_of(file)]
+    engine = open_engine(described.engine_of(file), local.path, config)
     try:
         with status("measuring") as said:
             bench.first_logits(engine)
             load_s = time.time() - started
             measured = bench.measure(
-                engine, "edgeinfer llama.cpp", n_past=n_past, n_threads=config.n_threads, said=said
+                engine, f"edgeinfer {runtime}", n_past=n_past, n_threads=config.n_threads, said=said
             )
             peak = bench.peak_rss_bytes()
     finally:
@@ -239,7 +237,7 @@ def _print(found: dict[str, Any]) -> None:
     table.add_row("answer", f"{whole['decode_tps']:.1f} tokens/s", "tokenizing, sampling and text included")
     table.add_row("between tokens", f"{whole['p50_ms']:.1f} ms", f"median; 95 %: {whole['p95_ms']:.1f} ms")
     kernels = found["kernels"]
-    table.add_row("kernels", kernels["isa"] or "llama.cpp", kernels["why"] or "ours")
+    table.add_row("kernels", kernels["isa"] or found["engine"].removeprefix("edgeinfer "), kernels["why"] or "ours")
     table.add_row("load", f"{found['load_s']:.2f} s", "process start to first logits")
     table.add_row("peak memory", f"{found['peak_rss_bytes'] / 2**20:.0f} MiB", "resident")
     stdout().print(table)

@@ -27,7 +27,8 @@ _CONTEXTS = (2048, 4096, 8192, 16384, 32768)
 def command() -> None:
     """List, pull, show, verify and remove models.
 
-    A model is named by the catalogue (see list), by the path of a GGUF file, or as hf:owner/repo[:quant].
+    A model is named by the catalogue (see list), by the path of a GGUF file or of an ONNX package, or as
+    hf:owner/repo[:quant].
     """
 
 
@@ -55,6 +56,11 @@ def list_models(as_json: bool) -> None:
     if folder.is_dir():
         others = sorted(path for path in folder.glob("*.gguf") if path.name not in known and path.is_file())
         rows += [{"name": str(path), "bytes": path.stat().st_size, "here": True, "state": "here"} for path in others]
+        packages = catalog.packages()
+        rows += [
+            {"name": str(path), "quant": "onnx", "bytes": catalog.size_bytes(path), "here": True, "state": "here"}
+            for path in packages
+        ]
     if as_json:
         _emit({"folder": str(folder), "models": rows})
         return
@@ -117,9 +123,9 @@ def pull(names: tuple[str, ...], source: str | None, as_json: bool) -> None:
 @debug_flag
 def show(name: str, as_json: bool) -> None:
     """Architecture, parameters, quantization, context, licence, kernels and memory of a model."""
-    from edgeinfer import catalog, gguf, kernels
+    from edgeinfer import catalog, described
     from edgeinfer.cli import drafts
-    from edgeinfer.coverage import coverage, in_words
+    from edgeinfer.coverage import expected_coverage, in_words
 
     try:
         model = catalog.resolve(name)
@@ -128,10 +134,10 @@ def show(name: str, as_json: bool) -> None:
             raise
         _show_card(catalog.cards()[name], as_json)
         return
-    file = gguf.read(model.path)
-    info = gguf.model_info(file, name=model.name)
+    file = described.read(model.path)
+    info = described.info(file, name=model.name)
     needs = _memory_rows(file, info)
-    covered = coverage(file, kernels.expected())
+    covered = expected_coverage(file)
     about = drafts.about(model.card, info)
     saved = _saved(info.name)
     if as_json:
@@ -268,6 +274,8 @@ def _verified(name: str) -> dict[str, Any]:
     from edgeinfer import catalog
 
     model = catalog.locate(name)
+    if model.path.is_dir():
+        return _verified_package(model)
     result: dict[str, Any] = {"name": model.name, "path": str(model.path), "pinned": model.card is not None}
     try:
         with download_progress(f"checking {printable(model.name)}") as progress:
@@ -277,6 +285,21 @@ def _verified(name: str) -> dict[str, Any]:
     except EdgeInferError as damage:
         return result | {"ok": False, "sha256": None, "error": str(damage)}
     return result | {"ok": True, "sha256": sha256, "error": None}
+
+
+def _verified_package(model: LocalModel) -> dict[str, Any]:
+    """An ONNX package holds the hashes of its files itself."""
+    import hashlib
+
+    from edgeinfer.onnx import package as packages
+
+    result: dict[str, Any] = {"name": model.name, "path": str(model.path), "pinned": False}
+    try:
+        packages.read(model.path).check_hashes()
+    except EdgeInferError as damage:
+        return result | {"ok": False, "sha256": None, "error": str(damage)}
+    manifest = model.path / packages.MANIFEST
+    return result | {"ok": True, "sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(), "error": None}
 
 
 # ---- rm
@@ -311,7 +334,7 @@ def _remove(name: str, yes: bool) -> int:
         _ask(f"delete what was pulled so far of {name} ({size(catalog.partial_bytes(card))})?", yes)
         return catalog.abandon(card)
     catalog.check_removable(model)
-    _ask(f"delete {printable(str(model.path))} ({size(model.path.stat().st_size)})?", yes)
+    _ask(f"delete {printable(str(model.path))} ({size(catalog.size_bytes(model.path))})?", yes)
     return catalog.remove(model)
 
 

@@ -122,6 +122,8 @@ def _as_json(llm: LLM, stream: Stream, finished: Answer, options: Mapping[str, A
         "stats": dataclasses.asdict(finished.stats),
         "notices": [*llm.notices, *stream.notices],
     }
+    if llm.placement is not None:
+        document["placement"] = llm.placement.as_dict()
     if options.get("logprobs") is not None:
         document["logprobs"] = [_logprobs(token) for token in finished.tokens if token.id >= 0]
     return document

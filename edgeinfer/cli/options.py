@@ -100,6 +100,17 @@ def _kv_cache(value: Any) -> str:
     return text
 
 
+def _device(value: Any) -> str:
+    """A word of `edgeinfer.engines.devices`."""
+    from edgeinfer.engines import devices
+
+    try:
+        devices.parse(str(value))
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from error
+    return str(value).strip().lower()
+
+
 def _bias(value: Any) -> tuple[int, float]:
     """``123=-4.5`` -> (123, -4.5)."""
     token_id, _, bias = str(value).partition("=")
@@ -169,7 +180,7 @@ model_flag = flag(
     "--model",
     metavar="NAME",
     section=_MODEL,
-    help="Catalogue name, path, or hf:owner/repo[:quant].  [default: smollm2-135m]",
+    help="Catalogue name, path of a GGUF file or ONNX package, or hf:owner/repo[:quant].  [default: smollm2-135m]",
 )
 
 kernels_flag = flag(
@@ -233,11 +244,19 @@ model_flags = _all(
     ),
     flag(
         "--device",
-        type=click.Choice(["auto", "cpu", "cuda", "npu"]),
+        type=_device,
         default="auto",
+        metavar="NAME",
         section=_MODEL,
         show_default=True,
-        help="Where to run.",
+        help="Where to run: cpu, gpu, npu, or a provider such as cuda or openvino:npu (auto: cpu).",
+    ),
+    flag(
+        "--require",
+        type=_device,
+        metavar="NAME",
+        section=_MODEL,
+        help="Fail (exit code 5) unless everything that computes is on this device.",
     ),
     flag(
         "--engine",
@@ -383,6 +402,7 @@ def llm_arguments(flags: Mapping[str, Any]) -> dict[str, Any]:
         "kv_cache": flags["kv_cache"],
         "engine": flags["engine"],
         "device": flags["device"],
+        "require": flags["require"] or "",
         "on_overflow": flags["on_overflow"],
         "kernels": not flags["no_kernels"],
         "draft": flags["draft"],

@@ -48,9 +48,9 @@ def _forget(model: str | None) -> dict[str, Any]:
 
 
 def _info(local: LocalModel) -> ModelInfo:
-    from edgeinfer import gguf
+    from edgeinfer import described
 
-    return gguf.model_info(gguf.read(local.path), name=local.name)
+    return described.info(described.read(local.path), name=local.name)
 
 
 def _forget_costs(local: LocalModel) -> bool:
@@ -65,14 +65,14 @@ def _forget_costs(local: LocalModel) -> bool:
 def _measure(model: str | None, max_threads: int | None, kernels: bool) -> dict[str, Any]:
     import dataclasses
 
-    from edgeinfer import catalog, device, gguf, memory, tune
+    from edgeinfer import catalog, described, device, memory, tune
     from edgeinfer.cli.pulling import download_progress
     from edgeinfer.engines import EngineConfig, open_engine
 
     with download_progress() as progress:
         local = catalog.ensure(model or catalog.DEFAULT_MODEL, progress=progress)
-    file = gguf.read(local.path)
-    info = gguf.model_info(file, name=local.name)
+    file = described.read(local.path)
+    info = described.info(file, name=local.name)
     counts = tune.candidates(max_threads or len(device.usable_cpus()))
     config = EngineConfig(n_ctx=1024, n_threads=counts[-1], n_threads_batch=counts[-1], kernels=kernels)
     memory.check(file, config, cap_bytes=None)

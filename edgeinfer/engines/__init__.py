@@ -16,15 +16,16 @@ EngineFactory = Callable[[Path, EngineConfig], Engine]
 
 ENGINES = {
     "llamacpp": ("edgeinfer.engines.llamacpp:LlamaCppEngine", "llama-cpp-python"),
+    "onnx": ("edgeinfer.engines.ort_open:open_onnx", "onnxruntime"),
 }
 """Name -> (factory as ``module:attribute``, the package that it needs)."""
 
 
 def open_engine(name: str, path: Path, config: EngineConfig) -> Engine:
-    """Load the model at ``path``. ``auto`` goes by the file. Raises `UsageError` for an unknown name,
-    `BackendUnavailable` when the engine's package is missing, and what the engine raises."""
+    """Load the model at ``path``. ``auto`` goes by what lies there: a package is a folder. Raises `UsageError` for an
+    unknown name, `BackendUnavailable` when the engine's package is missing, and what the engine raises."""
     if name == "auto":
-        name = "llamacpp"
+        name = "onnx" if path.is_dir() else "llamacpp"
     if name not in ENGINES:
         raise UsageError(f"no engine {name!r}; there are: auto, {', '.join(sorted(ENGINES))}")
     factory, package = ENGINES[name]

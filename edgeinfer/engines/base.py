@@ -24,7 +24,10 @@ class EngineConfig:
     sequences exist at once. ``n_cells``: KV cells shared by all of them (0: ``n_ctx * n_seq_max``). ``n_batch``: the
     most tokens of one forward pass. Threads: 0 chooses. ``isolate``: compute each sequence as if it were alone, so that
     its logits do not depend on company even on kernels that round otherwise in company; that costs throughput.
-    ``kernels``: our own, where they can be had; False leaves everything to the engine's.
+    ``kernels``: our own, where they can be had; False leaves everything to the engine's. ``drafted``: drafts will be
+    checked, so a token's logits should not depend on how many are computed with it, even where that costs something.
+    ``device``: where to compute, as `edgeinfer.engines.devices` names it (``auto``: the CPU). ``require``: all of the
+    model's computing must happen on this kind of device (empty: wherever it can).
     """
 
     n_ctx: int = 4096
@@ -37,6 +40,9 @@ class EngineConfig:
     use_mmap: bool = True
     isolate: bool = False
     kernels: bool = True
+    drafted: bool = False
+    device: str = "auto"
+    require: str = ""
 
     def __post_init__(self) -> None:
         for name in ("n_ctx", "n_cells", "n_threads", "n_threads_batch"):

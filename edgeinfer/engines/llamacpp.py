@@ -6,7 +6,6 @@ holds one sequence, copies logits, and cannot be cancelled."""
 from __future__ import annotations
 
 import ctypes
-import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,15 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer import kernels, packed
-from edgeinfer.engines import llama_log
+from edgeinfer.engines import devices, llama_log
 from edgeinfer.engines.base import EngineConfig, ForwardCancelled, Logits, Slice
 from edgeinfer.engines.llama_batch import LlamaBatch
+from edgeinfer.engines.pieces import pieces as cut
 from edgeinfer.engines.token_table import TokenTable
-from edgeinfer.errors import EngineError, FormatError, InsufficientMemory
+from edgeinfer.errors import BackendUnavailable, EngineError, FormatError, InsufficientMemory
 
 __all__ = ["LlamaCppEngine"]
 
 _KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
+_ALL_LAYERS = 1 << 20
+_GPUS = ("gpu", "cuda")
 _NO_KV_SLOT, _ABORTED = 1, 2  # return values of llama_decode
 _TILE = 64
 """llama.cpp's attention takes another path from 64 rows on, and its matrix products take rows by four: a prompt that is
@@ -43,10 +45,11 @@ def _load_model(path: Path, config: EngineConfig) -> tuple[Any, packed.PackedWei
     llama_log.clear()
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
-    params.n_gpu_layers = 0
+    gpu = _on_gpu(config)
+    params.n_gpu_layers = _ALL_LAYERS if gpu else 0
     params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP if config.use_mmap else llama_cpp.LLAMA_LOAD_MODE_NONE
     with (
-        kernels.loading(config.kernels) as report,
+        kernels.loading(config.kernels and not gpu) as report,
         packed.loading(path, wanted=report.active and config.use_mmap) as loading,
     ):
         model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
@@ -54,6 +57,28 @@ def _load_model(path: Path, config: EngineConfig) -> tuple[Any, packed.PackedWei
             reason = llama_log.last_errors() or "no reason given"
             raise FormatError(f"{path}: llama.cpp cannot load this model: {reason}")
     return model, loading.weights
+
+
+def _on_gpu(config: EngineConfig) -> bool:
+    """Whether the layers go to a GPU. Raises `BackendUnavailable` where they should and cannot."""
+    word, _ = devices.parse(config.device)
+    if word == "auto" and config.require:
+        word, _ = devices.parse(config.require)
+    required = devices.parse(config.require)[0] if config.require else word
+    if word in ("auto", "cpu") and required in ("auto", "cpu"):
+        return False
+    if word not in _GPUS or required not in _GPUS:
+        raise BackendUnavailable(
+            f"device {config.device!r} is not one that llama.cpp runs GGUF models on: it has cpu, and gpu where it was "
+            f"built for it; others run ONNX packages, which 'edgeinfer convert MODEL DIR --to onnx' makes"
+        )
+    if not llama_cpp.llama_supports_gpu_offload():
+        raise BackendUnavailable(
+            f"device {word!r} is not available: this llama-cpp-python {llama_cpp.__version__} was built for the CPU; "
+            f"to build it for CUDA: CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall --no-deps --no-cache-dir "
+            f"--no-binary llama-cpp-python llama-cpp-python=={llama_cpp.__version__} (Metal: -DGGML_METAL=on)"
+        )
+    return True
 
 
 class _PythonFlag:
@@ -73,19 +98,6 @@ class _PythonFlag:
 
     def callback_address(self, _data: object) -> bool:
         return self._raised
-
-
-def _pieces(part: Slice) -> list[Slice]:
-    """A slice cut so that none of its tokens is rounded otherwise than if it had come in other slices."""
-    end = part.n_past + len(part.token_ids)
-    first, last = min(-(-part.n_past // _TILE) * _TILE, end), end // _TILE * _TILE
-    cuts = sorted({part.n_past, first, max(first, last), end})
-    pieces = []
-    for begin, stop in itertools.pairwise(cuts):
-        n_logits = max(0, stop - max(begin, end - part.n_logits))
-        ids = part.token_ids[begin - part.n_past : stop - part.n_past]
-        pieces.append(Slice(part.seq, ids, begin, n_logits))
-    return pieces
 
 
 class LlamaCppEngine:
@@ -165,7 +177,7 @@ class LlamaCppEngine:
         self._check(slices)
         if not self._isolate:
             return self._pass(slices)
-        pieces = [piece for part in slices for piece in _pieces(part)]
+        pieces = [piece for part in slices for piece in cut(part, _TILE)]
         if len(pieces) == 1:
             return self._pass(pieces)
         rows = np.empty((sum(part.n_logits for part in slices), self.n_vocab), np.float32)
@@ -201,9 +213,12 @@ class LlamaCppEngine:
         try:
             for begin in range(0, len(token_ids), self.n_batch):
                 chunk = token_ids[begin : begin + self.n_batch]
-                self.forward([Slice(seq, chunk, begin, len(chunk))])
-                rows = self._rows(_get_embeddings(self._context), len(chunk), self.n_embd)
-                states[begin : begin + len(chunk)] = rows
+                part = Slice(seq, chunk, begin, len(chunk))
+                self._check([part])
+                for piece in cut(part, _TILE) if self._isolate else [part]:
+                    self._pass([piece])  # each pass overwrites what the one before has left
+                    n = len(piece.token_ids)
+                    states[piece.n_past : piece.n_past + n] = self._rows(_get_embeddings(self._context), n, self.n_embd)
         finally:
             llama_cpp.llama_set_embeddings(self._context, False)
             self.release(seq)

@@ -67,3 +67,10 @@ def test_a_small_batch_still_takes_a_block(smollm2: Path) -> None:
     engine = LlamaCppEngine(smollm2, EngineConfig(n_ctx=256, n_batch=1, n_threads=2, isolate=True, kernels=False))
     assert engine.n_batch == engine.block_size == 64
     engine.close()
+
+
+def test_embeddings_of_more_than_a_block(engine: LlamaCppEngine) -> None:
+    """They come from several passes; once those of the last alone were taken for all of them."""
+    states = engine.embed(0, TOKENS[0, :150])
+    assert np.array_equal(engine.embed(3, TOKENS[0, :64]), states[:64])
+    assert len(np.unique(states[:, 0])) > 140

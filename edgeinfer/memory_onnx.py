@@ -1,0 +1,53 @@
+"""What an ONNX package will take in memory, from its manifest alone: where `edgeinfer.memory`'s plan differs.
+
+Figures are peaks of resident memory of ONNX Runtime's CPU provider with this package around it (onnxruntime 1.31), held
+against measurement by `tests/test_memory_onnx.py`. Knows nothing of what is free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeinfer.engines.base import EngineConfig
+from edgeinfer.gguf import Dimensions
+from edgeinfer.onnx.package import Package
+
+__all__ = ["Parts", "parts"]
+
+_MIB = 1 << 20
+_PROCESS_BYTES = 118 * _MIB  # besides Python and what draws a chat: ONNX Runtime's code, the graph, its optimizer
+_KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
+_ROW_BUFFERS = 6  # float32 rows that are alive at once for one token of a pass
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Bytes. ``mapped``: pages of the package's files; ``repacked``: copies of weights in a kernel's layout; ``kv``:
+    keys and values; ``computing``: all else that a context takes."""
+
+    mapped: int
+    repacked: int
+    kv: int
+    computing: int
+
+
+def parts(package: Package, sizes: Dimensions, config: EngineConfig, *, ours: bool) -> Parts:
+    """``ours``: with our operators, which keep keys and values of all sequences in one pool of ``config.kv_type``;
+    ONNX Runtime's own keep them in float32, each sequence's apart."""
+    variant = package.variants.get("cpu") or next(iter(package.variants.values()))
+    n_bytes = sum(file.bytes for file in variant.files.values())
+    hyper = package.hyperparameters
+    row = 2 * hyper.n_layers * hyper.n_kv_heads * hyper.head_dim
+    n_cells = config.n_cells or config.n_ctx * config.n_seq_max
+    kv = int(n_cells * row * (_KV_BYTES[config.kv_type] if ours else 4))  # of a buffer, what is written is resident
+    twice = 2 if not ours and config.n_threads != (config.n_threads_batch or config.n_threads) else 1
+    return Parts(n_bytes, n_bytes * twice, kv, _computing(hyper.n_heads, sizes, config, n_cells, ours))
+
+
+def _computing(n_heads: int, sizes: Dimensions, config: EngineConfig, n_cells: int, ours: bool) -> int:
+    n_batch = min(config.n_batch, n_cells)
+    rows = 4 * n_batch * _ROW_BUFFERS * max(sizes.n_ff, sizes.n_embd)
+    # ONNX Runtime's attention writes a score for each head, token and position; ours a mask for all heads.
+    scores = 2 * n_batch * n_cells if ours else 4 * n_heads * n_batch * config.n_ctx
+    logits = 3 * 4 * (config.n_seq_max + 1) * sizes.n_vocab
+    return _PROCESS_BYTES + rows + scores + logits
