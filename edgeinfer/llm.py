@@ -21,7 +21,7 @@ import numpy.typing as npt
 from edgeinfer.core import Answer, FinishReason, ModelInfo
 from edgeinfer.engines import Engine, EngineConfig
 from edgeinfer.engines.base import KVType
-from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
+from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.keeping import cap_of
 from edgeinfer.kv import Shelf
 from edgeinfer.loop import EngineLoop
@@ -84,10 +84,6 @@ class LLM:
         said: Callable[[str], None] = lambda _what: None,
         warned: Callable[[str], None] = _LOG.warning,
     ) -> None:
-        if device not in ("auto", "cpu"):
-            raise BackendUnavailable(
-                f"device {device!r} is not available: this build runs GGUF models on the CPU; use --device cpu"
-            )
         config = EngineConfig(
             n_ctx=n_ctx or 0,
             n_seq_max=n_parallel,
@@ -101,6 +97,7 @@ class LLM:
             model,
             config,
             engine=engine,
+            device=device,
             cap=memory,
             chat_template=chat_template,
             draft=draft,

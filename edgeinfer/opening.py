@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeinfer import catalog, device, drafting, gguf, keeping, kernels, memory, tune
+from edgeinfer import catalog, drafting, gguf, keeping, kernels, memory, tune
 from edgeinfer.core import ModelInfo
 from edgeinfer.coverage import Coverage, coverage
+from edgeinfer.device import default_threads
 from edgeinfer.engines import Engine, EngineConfig, open_engine
-from edgeinfer.errors import InsufficientMemory
+from edgeinfer.errors import BackendUnavailable, InsufficientMemory
 from edgeinfer.files import parse_bytes
 from edgeinfer.gguf import GGUFFile
 from edgeinfer.kv import Shelf
@@ -54,6 +55,7 @@ def open_model(
     config: EngineConfig,
     *,
     engine: str = "auto",
+    device: str = "auto",
     cap: str | int | None = None,
     chat_template: str | None = None,
     draft: str = "off",
@@ -70,6 +72,10 @@ def open_model(
 
     Raises `ModelNotFound`, `DownloadError`, `FormatError`, `UnsupportedModel`, `InsufficientMemory`,
     `BackendUnavailable`."""
+    if device not in ("auto", "cpu"):
+        raise BackendUnavailable(
+            f"device {device!r} is not available: this build runs GGUF models on the CPU; use --device cpu"
+        )
     local = catalog.ensure(name, progress=progress)
     file = gguf.read(local.path)
     info = gguf.model_info(file, name=local.name)
@@ -147,7 +153,7 @@ def completed(config: EngineConfig, info: ModelInfo) -> tuple[EngineConfig, list
     if n_ctx > info.n_ctx_train:
         notices.append(f"a context of {n_ctx} is beyond the {info.n_ctx_train} tokens that this model was trained for")
     tuned = tune.recall(info)
-    n_threads = config.n_threads or (tuned.n_threads if tuned else device.default_threads())
+    n_threads = config.n_threads or (tuned.n_threads if tuned else default_threads())
     n_threads_batch = config.n_threads_batch or config.n_threads or (tuned.n_threads_batch if tuned else n_threads)
     return dataclasses.replace(config, n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads_batch), notices
 

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "edgeinfer"
 # Lowest first. A module imports from its own layer and those below. A new module gets its place here when it is born.
 LAYERS = (
     {"errors"},
-    {"core", "env", "files"},
+    {"core", "env", "files", "metrics", "reports"},
     {"gguf", "kernels", "device", "catalog"},
     {"packed"},
     {"coverage", "engines", "memory"},
@@ -35,8 +35,10 @@ LAYERS = (
         "options",
         "prompt",
         "sessions",
+        "side",
         "stream",
         "tune",
+        "verify",
     },
     {"__main__", "batch", "cli", "desktop", "respond", "server"},
 )

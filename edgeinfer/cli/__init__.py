@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("edgeinfer.cli.models:command", "List, pull, show, verify and remove models."),
     "cache": ("edgeinfer.cli.cache:command", "List, measure and clear the saved states of conversations."),
     "bench": ("edgeinfer.cli.bench:command", "Measure prefill and decode speed."),
+    "verify": ("edgeinfer.cli.verify:command", "Prove that two models, formats, devices or kernels agree."),
     "tune": ("edgeinfer.cli.tune:command", "Find the best thread counts for this machine, and remember them."),
     "doctor": ("edgeinfer.cli.doctor:command", "Say what this machine is, what it can do, and what is missing."),
 }
