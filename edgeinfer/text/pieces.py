@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from edgeinfer.text.tokenizer import Vocabulary
+from edgeinfer.text.tokenizer import Tokenizer, Vocabulary
 
 __all__ = ["first_difference", "spellings", "token_keys"]
 
@@ -20,7 +20,10 @@ def token_keys(pieces: Iterable[bytes], control_tokens: Mapping[str, int]) -> li
 def spellings(vocabulary: Vocabulary) -> list[bytes]:
     """Of each token its bytes or its name. Converters differ in which tokens they call control tokens, so this, and not
     `token_keys`, says whether two models speak of the same tokens."""
-    pieces = map(vocabulary.token_bytes, range(vocabulary.n_vocab))
+    if isinstance(vocabulary, Tokenizer):  # several times faster than one by one
+        pieces: Iterable[bytes] = vocabulary.all_token_bytes()
+    else:
+        pieces = map(vocabulary.token_bytes, range(vocabulary.n_vocab))
     return [piece for piece, _ in token_keys(pieces, vocabulary.control_tokens)]
 
 
