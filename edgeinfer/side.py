@@ -6,10 +6,9 @@ smollm2-135m    smollm2-135m@kernels=off    ./build@engine=onnx,device=npu    m.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgeinfer import env
@@ -27,7 +26,8 @@ _OPTION = re.compile(r"[a-z_]+=[^,@]*(,[a-z_]+=[^,@]*)*")
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """``parallel``: how many requests are computed at once where there are several. None for threads: as tuned."""
+    """``parallel``: how many requests are computed at once where there are several. None for threads: as tuned.
+    ``word``: how the side was asked for."""
 
     model: str
     engine: str = "auto"
@@ -37,6 +37,7 @@ class Side:
     threads_batch: int | None = None
     kv_type: KVType = "f16"
     parallel: int = 8
+    word: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, text: str, **defaults: Any) -> Side:
@@ -56,15 +57,12 @@ class Side:
                 chosen[key] = _READERS[key](value)
             except ValueError as error:
                 raise UsageError(f"{text}: {key} is {value!r}, but must be {error}") from error
-        return cls(model, **chosen)
+        return cls(model, **chosen, word=text)
 
     @property
     def label(self) -> str:
-        """The model with what is not as usual."""
-        usual = dataclasses.asdict(Side(self.model))
-        own = {key: value for key, value in dataclasses.asdict(self).items() if value != usual[key]}
-        said = [f"{key}={'off' if value is False else value}" for key, value in own.items()]
-        return f"{self.model}@{','.join(said)}" if said else self.model
+        """What to call it."""
+        return self.word or self.model
 
 
 def _switch(value: str) -> bool:

@@ -29,6 +29,7 @@ LAYERS = (
         "bench",
         "bench_prompts",
         "drafting",
+        "evaluate",
         "keeping",
         "llm",
         "opening",

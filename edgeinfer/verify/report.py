@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edgeinfer import metrics
 from edgeinfer.errors import UsageError
 from edgeinfer.metrics import Distances, Estimate
+from edgeinfer.reports.data import finite
 from edgeinfer.verify.forced import Position
 
 Numbers = npt.NDArray[np.float64]
@@ -147,15 +148,8 @@ class Report:
             "faults": [asdict(one) for one in self.faults],
             "passed": self.passed,
         }
-        return {key: _finite(value) for key, value in document.items()}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        plain: dict[str, Any] = finite(document)
+        return plain
 
 
 def forced_figures(
