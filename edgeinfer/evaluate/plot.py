@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 from edgeinfer.errors import BackendUnavailable
 from edgeinfer.evaluate.report import Row, cells, headings
 from edgeinfer.evaluate.tasks import SETS
 from edgeinfer.reports import chart
-from edgeinfer.reports.chart import Dot
+from edgeinfer.reports.chart import Dot, spread_out
 from edgeinfer.reports.page import page, paragraph, section, table
 
 __all__ = ["evaluate_page", "picture"]
@@ -72,8 +73,10 @@ def picture(rows: Sequence[Row]) -> bytes:
         for dot in dots:
             errors = None if dot.low is None or dot.high is None else [[dot.y - dot.low], [dot.high - dot.y]]
             axes.errorbar([dot.x], [dot.y], yerr=errors, fmt="o", color="#0a66b5", capsize=3)
-            axes.annotate(dot.name, (dot.x, dot.y), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        axes.set(xlabel=x_label, ylabel=y_label)
+            right = dot.x > (min(d.x for d in dots) + max(d.x for d in dots)) / 2  # its name would leave the picture
+            side: dict[str, Any] = {"xytext": (-6, 4), "ha": "right"} if right else {"xytext": (6, 4)}
+            axes.annotate(dot.name, (dot.x, dot.y), textcoords="offset points", fontsize=8, **side)
+        axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if spread_out([dot.y for dot in dots]) else "linear")
         axes.margins(0.15)
         axes.grid(alpha=0.3)
     stream = io.BytesIO()

@@ -72,14 +72,24 @@ def parse(text: str, name: str) -> tuple[Question, ...]:
         try:
             row = json.loads(line)
             one = Question(row["text"], tuple(row["options"]), row["answer"])
-            good = isinstance(one.text, str) and len(set(one.options)) == len(one.options) > 1
-            good = good and all(isinstance(option, str) and option for option in one.options)
-            if not good or not isinstance(one.answer, int) or not 0 <= one.answer < len(one.options):
-                raise ValueError("its options or its answer are not what they must be")
+            _check(one)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError(f"{name}, line {number}: not a question: {error}") from error
         found.append(one)
     return tuple(found)
+
+
+def _check(one: Question) -> None:
+    """Raise ValueError with what is wrong. Of two answers that begin alike, one must not be the other's beginning: it
+    would be the likelier of the two whatever the question."""
+    options = one.options
+    if not isinstance(one.text, str) or not all(isinstance(option, str) and option for option in options):
+        raise ValueError("its text and its options must be texts")
+    if len(options) < 2 or not isinstance(one.answer, int) or not 0 <= one.answer < len(options):
+        raise ValueError("it needs two options at least, and the number of the right one")
+    for i, option in enumerate(options):
+        if any(other.startswith(option) for other in (*options[:i], *options[i + 1 :])):
+            raise ValueError(f"the option {option!r} is the beginning of another")
 
 
 def score(

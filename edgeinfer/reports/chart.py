@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgeinfer.reports.page import Markup, escaped
 
-__all__ = ["Dot", "along", "scatter"]
+__all__ = ["Dot", "along", "scatter", "spread_out"]
 
 _WIDTH, _HEIGHT = 900, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 20, 45
@@ -65,30 +65,46 @@ def along(
 
 
 def scatter(dots: Sequence[Dot], *, x_label: str, y_label: str) -> Markup:
-    """Named points, with a bar where a point's interval is known."""
-    xs = [dot.x for dot in dots]
+    """Named points, with a bar where a point's interval is known. Figures above 0 of very different sizes
+    (`spread_out`) have a logarithmic scale."""
+    dots = [dot for dot in dots if math.isfinite(dot.y)]
     ys = [v for dot in dots for v in (dot.y, dot.low, dot.high) if v is not None and math.isfinite(v)]
-    x_low, x_high = _roomy(xs)
-    y_low, y_high = _roomy(ys)
+    x_low, x_high = _roomy([dot.x for dot in dots])
     x = _linear_scale(x_low, x_high, _LEFT, _WIDTH - _RIGHT)
-    y = _linear_scale(y_low, y_high, _HEIGHT - _BOTTOM, _TOP)
-    parts = [_row_line(y(v), f"{v:g}") for v in _nice(y_low, y_high)]
+    y, parts = _rows(ys)
     parts += [_column_mark(x(v), f"{v:g}") for v in _nice(x_low, x_high)]
     for dot in dots:
-        if not math.isfinite(dot.y):
-            continue
-        at = f'cx="{x(dot.x):.1f}" cy="{y(dot.y):.1f}"'
-        if dot.low is not None and dot.high is not None and math.isfinite(dot.low) and math.isfinite(dot.high):
-            ends = f'y1="{y(dot.low):.1f}" y2="{y(dot.high):.1f}"'
-            parts.append(f'<line class="whisker" x1="{x(dot.x):.1f}" x2="{x(dot.x):.1f}" {ends}/>')
-        note = f"<title>{escaped(dot.name)}: {dot.x:.4g}, {dot.y:.4g}</title>"
-        parts.append(f'<circle class="dot" {at} r="5">{note}</circle>')
-        end = x(dot.x) > _WIDTH * 0.7
-        where = (
-            f'x="{x(dot.x) + (-9 if end else 9):.1f}" y="{y(dot.y) + 4:.1f}" text-anchor="{"end" if end else "start"}"'
-        )
-        parts.append(f'<text class="name" {where}>{escaped(dot.name)}</text>')
+        parts += _named(dot, x(dot.x), y)
     return _figure(parts, f"{y_label} against {x_label}", x_label, y_label)
+
+
+def spread_out(values: Sequence[float]) -> bool:
+    """Whether small ones would all lie on the axis beside large ones."""
+    return bool(values) and min(values) > 0 and max(values) > 20 * min(values)
+
+
+def _rows(values: Sequence[float]) -> tuple[Scale, list[str]]:
+    """The scale of the y axis, and its lines."""
+    if spread_out(values):
+        low, high = _decades(values)
+        scale = _log_scale(low, high, _HEIGHT - _BOTTOM, _TOP)
+        return scale, [_row_line(scale(10.0**e), f"1e{e}") for e in range(low, high + 1)]
+    bottom, top = _roomy(values)
+    scale = _linear_scale(bottom, top, _HEIGHT - _BOTTOM, _TOP)
+    return scale, [_row_line(scale(v), f"{v:g}") for v in _nice(bottom, top)]
+
+
+def _named(dot: Dot, x: float, y: Scale) -> list[str]:
+    """A dot, its interval, and its name on the side where there is room."""
+    parts = []
+    if dot.low is not None and dot.high is not None and math.isfinite(dot.low) and math.isfinite(dot.high):
+        ends = f'y1="{y(dot.low):.1f}" y2="{y(dot.high):.1f}"'
+        parts.append(f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" {ends}/>')
+    note = f"<title>{escaped(dot.name)}: {dot.x:.4g}, {dot.y:.4g}</title>"
+    parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y(dot.y):.1f}" r="5">{note}</circle>')
+    at, anchor = (x - 9, "end") if x > _WIDTH * 0.6 else (x + 9, "start")
+    where = f'x="{at:.1f}" y="{y(dot.y) + 4:.1f}" text-anchor="{anchor}"'
+    return [*parts, f'<text class="name" {where}>{escaped(dot.name)}</text>']
 
 
 def _figure(parts: Sequence[str], title: str, x_label: str, y_label: str) -> Markup:

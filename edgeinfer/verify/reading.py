@@ -33,10 +33,11 @@ def read(
     *,
     keep: Recording | None = None,
     against: Recording | None = None,
+    is_reference: bool = False,
     k: int = 10,
 ) -> Reading:
-    """Read the task's text. ``keep``: record the logits there. ``against``: compare them with these. Raises as
-    `forced.logit_rows`."""
+    """Read the task's text. ``keep``: record the logits there. ``against``: compare them with these, which are the
+    reference's unless this model ``is_reference``. Raises as `forced.logit_rows`."""
     logprobs, parts, at = [], [], 0
     if against is not None:
         against.rewind()
@@ -46,5 +47,6 @@ def read(
         if keep is not None:
             keep.append(rows)
         if against is not None:
-            parts.append(metrics.distances(against.read(len(rows)), against.stored(rows), k))
+            pair = against.read(len(rows)), against.stored(rows)
+            parts.append(metrics.distances(*(pair[::-1] if is_reference else pair), k))
     return Reading(np.concatenate(logprobs), Distances.joined(parts) if parts else None)

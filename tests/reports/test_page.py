@@ -68,6 +68,14 @@ def test_points_with_names() -> None:
     assert chart.scatter([Dot("alone", 0.0, 0.0)], x_label="x", y_label="y").count("<circle") == 1
 
 
+def test_figures_of_very_different_sizes_are_all_seen() -> None:
+    dots = [Dot("a", 1.0, 1e-4), Dot("b", 2.0, 1e-3), Dot("c", 3.0, 1e-1)]
+    markup = chart.scatter(dots, x_label="size", y_label="KL")
+    heights = [float(dot.get("cy") or 0) for dot in circles(markup)]
+    assert heights[0] - heights[1] == pytest.approx((heights[1] - heights[2]) / 2, abs=0.2)
+    assert "1e-3" in markup
+
+
 def test_the_page_of_a_comparison() -> None:
     def spoiled(tokens: Sequence[int], row: Row) -> Row:
         return np.roll(row, 1) if len(tokens) > 10 else row

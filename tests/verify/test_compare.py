@@ -47,6 +47,21 @@ def test_one_is_closed_before_the_other_opens() -> None:
     assert len(a.engines) == len(b.engines) == 1
 
 
+def test_who_goes_first_does_not_matter() -> None:
+    def blunt(_tokens: Sequence[int], row: Row) -> Row:
+        row *= np.float32(0.7)
+        return row
+
+    a, b = ScriptedSide(), ScriptedSide(blunt)
+    reports = [
+        compare(a, b, ("old", "new"), SCOPE, Thresholds(), b_first=b_first).as_dict() for b_first in (False, True)
+    ]
+    assert reports[0] == reports[1]
+    assert reports[0]["forced"]["kl_mean"] > 0.01
+    turned = held(ScriptedSide(blunt), ScriptedSide())
+    assert turned.forced.kl_mean != pytest.approx(reports[0]["forced"]["kl_mean"], rel=0.01)
+
+
 def test_from_which_position_on_they_differ() -> None:
     def spoiled(tokens: Sequence[int], row: Row) -> Row:
         return np.roll(row, 1) if len(tokens) > 33 else row
