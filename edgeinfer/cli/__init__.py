@@ -32,6 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("edgeinfer.cli.cache:command", "List, measure and clear the saved states of conversations."),
     "convert": ("edgeinfer.cli.convert:command", "Convert a model to ONNX."),
     "bench": ("edgeinfer.cli.bench:command", "Measure prefill and decode speed."),
+    "verify": ("edgeinfer.cli.verify:command", "Prove that two models, formats, devices or kernels agree."),
+    "evaluate": ("edgeinfer.cli.evaluate:command", "Measure what builds of a model are worth, with gates for CI."),
     "tune": ("edgeinfer.cli.tune:command", "Find the best thread counts for this machine, and remember them."),
     "doctor": ("edgeinfer.cli.doctor:command", "Say what this machine is, what it can do, and what is missing."),
 }

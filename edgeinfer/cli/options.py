@@ -49,8 +49,8 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None:
+            record = None if isinstance(param, click.Argument) else param.get_help_record(ctx)
+            if record is not None:  # newer releases of click have one of arguments too, which the usage line shows
                 sections.setdefault(getattr(param, "section", "Options"), []).append(record)
         for name, records in sections.items():
             with formatter.section(name):
