@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.core import Answer, FinishReason, ModelInfo
+from edgeinfer.core import Answer, FinishReason, ModelInfo, Token
 from edgeinfer.engines import Engine, EngineConfig
 from edgeinfer.engines.base import KVType
 from edgeinfer.errors import BackendUnavailable, EdgeInferError, UsageError
@@ -136,10 +136,13 @@ class LLM:
         self._defaults = RequestOptions().updated({"on_overflow": on_overflow})
         self._tokenizer = opened.tokenizer
         self.n_ctx = opened.engine.n_ctx
+        self.n_parallel = min(opened.n_parallel or opened.engine.n_seq_max, opened.engine.n_seq_max)
+        self.has_template = opened.template is not None
         self.notices = opened.notices
         self.plan = opened.plan
         self._info = opened.info
         self._prompts = PromptBuilder(opened.tokenizer, opened.template, self.n_ctx)
+        self._plain_prompts = PromptBuilder(opened.tokenizer, opened.template, self.n_ctx)  # never told an answer
         self._live: dict[int, Callable[[FinishReason], None]] = {}
         self._live_lock = threading.Lock()
         self._loop = EngineLoop(opened.engine, opened.speculator, n_parallel=opened.n_parallel, shelf=opened.shelf)
@@ -194,6 +197,17 @@ class LLM:
             streams = [open_streams.enter_context(self.stream(prompt, **options, seed=one)) for one in seeds]
             return [stream.answer for stream in streams]
 
+    def submit(
+        self, prompt: PromptLike, deliver: Callable[[Token | Answer | EdgeInferError], None], **options: Any
+    ) -> Callable[[], None]:
+        """Begin to answer, for who has many requests under way and a thread for none: ``deliver`` is called on the
+        engine's thread with each `Token`, then once with the `Answer` or the error; it must return quickly and not
+        raise. Returns what cancels. The prompt's tokens are those of its text, whatever was answered before, so that
+        the same request has the same answer in any company. Options and errors as for `stream`."""
+        chosen = self._defaults.updated(options)
+        built = self._build(prompt, chosen, self._plain_prompts)
+        return self._submit(built.token_ids, chosen, deliver, built.n_dropped, remember=False)
+
     @staticmethod
     def _finish(stream: Stream) -> Answer:
         with stream:
@@ -235,6 +249,10 @@ class LLM:
         """How many tokens the prompt has, template included, whether it fits or not."""
         return len(self._prompts.encode(prompt))
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token adds to a text; none for a control token."""
+        return self._tokenizer.token_bytes(token_id)
+
     def cancel(self, stream: Stream | AsyncStream | None = None) -> None:
         """Cancel one stream, or without an argument everything that runs or waits."""
         if stream is not None:
@@ -273,8 +291,8 @@ class LLM:
 
     # ---- requests
 
-    def _build(self, prompt: PromptLike, chosen: RequestOptions) -> Prompt:
-        return self._prompts.build(
+    def _build(self, prompt: PromptLike, chosen: RequestOptions, prompts: PromptBuilder | None = None) -> Prompt:
+        return (prompts or self._prompts).build(
             prompt, max_tokens=chosen.sampling.max_tokens, policy=chosen.on_overflow, summarise=self._summarise
         )
 
@@ -289,7 +307,13 @@ class LLM:
         return self.chat(question, **options).text.strip()
 
     def _submit(
-        self, ids: npt.NDArray[np.int32], chosen: RequestOptions, deliver: Callable[[Any], None], n_dropped: int
+        self,
+        ids: npt.NDArray[np.int32],
+        chosen: RequestOptions,
+        deliver: Callable[[Any], None],
+        n_dropped: int,
+        *,
+        remember: bool = True,
     ) -> Callable[[], None]:
         """Queue a request; returns what cancels it."""
         params = chosen.sampling
@@ -304,7 +328,7 @@ class LLM:
                 timer.cancel()
             with self._live_lock:
                 self._live.pop(id(request), None)
-            if answer is not None and answer.text:
+            if remember and answer is not None and answer.text:
                 self._prompts.memory.remember(ids, answer.token_ids, answer.text)
 
         sink = Delivery(vocabulary, params.stop, deliver, finished, n_dropped)
