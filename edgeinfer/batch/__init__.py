@@ -25,7 +25,7 @@ from edgeinfer.batch.progress import Progress, Watch
 from edgeinfer.batch.reading import job_for
 from edgeinfer.batch.rows import Computed, Row, RowError
 from edgeinfer.batch.runner import Report, Run, Selection
-from edgeinfer.batch.sources import Source, open_source
+from edgeinfer.batch.sources import open_source
 from edgeinfer.batch.template import PromptTemplate
 from edgeinfer.errors import UsageError
 from edgeinfer.llm import LLM
@@ -51,7 +51,7 @@ Rows = str | Path | Iterable[str | Mapping[str, Any]]
 
 
 def run(
-    rows: Rows | Source,
+    rows: Rows,
     llm: LLM | Computer,
     out: str | Path,
     *,
@@ -97,7 +97,7 @@ def run(
     selection = Selection(limit, sample)
     with outputs.held():
         outputs.prepare(restart=restart, retry_failed=False)
-        source = open_source(rows) if isinstance(rows, (str, Path)) or not hasattr(rows, "facts") else rows
+        source = open_source(rows)
         job = job_for(source, PlainJob(template, system, raw), options)
         computer = LocalComputer(llm) if isinstance(llm, LLM) else llm
         parameters = {**job.facts(), **(settings or {})}

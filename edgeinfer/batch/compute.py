@@ -128,7 +128,7 @@ class LocalComputer:
         """Embeddings are waited for in threads of their own: the engine computes them between the steps of others."""
         if self._embedding is None:
             self._embedding = ThreadPoolExecutor(2, thread_name_prefix="edgeinfer-embedding")
-        texts = list(asked.row.prompt)
+        texts = asked.row.texts
 
         def work() -> None:
             try:

@@ -63,7 +63,10 @@ def read(record: JsonObject, defaults: Mapping[str, Any], index: int, line: int,
         raise RowError("tools are not supported in a batch")
     prompt, options, n = _READERS[form](body, defaults, seed)
     model = text_of(body["model"], "model") if body.get("model") is not None else None
-    return Row(index, line, key, form, prompt, custom_id_of(record, "custom_id"), options, n, model=model)
+    custom_id = custom_id_of(record, "custom_id")
+    if form == "embedding":
+        return Row(index, line, key, form, "", custom_id, options, texts=prompt, model=model)
+    return Row(index, line, key, form, prompt, custom_id, options, n, model=model)
 
 
 def _chat(body: JsonObject, defaults: Mapping[str, Any], seed: int) -> tuple[Any, dict[str, Any], int]:

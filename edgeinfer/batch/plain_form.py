@@ -38,6 +38,7 @@ def read(
     record: JsonObject, job: PlainJob, defaults: Mapping[str, Any], index: int, line: int, key: str, seed: int
 ) -> Row:
     """The row. Raises `RowError`."""
+    prompt: Any
     if job.template is not None:
         prompt = job.template.fill(record)
         record = {name: record[name] for name in ("custom_id", "id") if name in record}

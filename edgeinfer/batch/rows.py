@@ -52,16 +52,17 @@ class Raw:
 @dataclass(frozen=True, slots=True)
 class Row:
     """A row that can be computed: ``prompt`` and ``options`` as `edgeinfer.LLM.submit` takes them, ``n`` answers of
-    it. An embedding's prompt is its texts. ``metadata`` is carried through to the result of a plain row."""
+    it; an embedding has ``texts`` instead. ``metadata`` is carried through to the result of a plain row."""
 
     index: int
     line: int
     key: str
     form: Form
-    prompt: str | Sequence[int] | Sequence[Mapping[str, Any]] | Sequence[str] = field(repr=False)
+    prompt: str | Sequence[int] | Sequence[Mapping[str, Any]] = field(repr=False)
     custom_id: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     n: int = 1
+    texts: Sequence[str] = ()
     metadata: Any = None
     model: str | None = None
     """The model that the row names, which need not be the one that answers."""

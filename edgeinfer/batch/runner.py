@@ -164,7 +164,7 @@ class Run:
             stack.callback(self._metrics.close)
             self._results = Journal(self._outputs.results)
             stack.callback(self._results.close)
-            stack.callback(lambda: self._errors and self._errors.close())
+            stack.callback(self._close_errors)
             self._metrics.begin(self._computer.n_places, self._n_rows, self._facts)
             try:
                 self._loop()
@@ -178,6 +178,10 @@ class Run:
             self._metrics.end(report.as_dict())
         self._watch(self._progress())
         return report
+
+    def _close_errors(self) -> None:
+        if self._errors is not None:
+            self._errors.close()
 
     def _loop(self) -> None:
         rows = grouped(self._fresh())

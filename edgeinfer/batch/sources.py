@@ -9,7 +9,7 @@ import csv
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -26,10 +26,15 @@ _BLOCK_BYTES = 1 << 20
 class Source(Protocol):
     """Rows in their order, the same ones each time."""
 
-    n_rows: int | None
-    """None where only reading them all would tell."""
-    columns: Sequence[str] | None
-    """The names that every row has; None where each row says for itself what it has."""
+    @property
+    def n_rows(self) -> int | None:
+        """None where only reading them all would tell."""
+        ...
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The names that every row has; None where each row says for itself what it has."""
+        ...
 
     def facts(self) -> dict[str, Any]:
         """What the manifest keeps, to know the input again."""
@@ -44,7 +49,7 @@ def open_source(rows: str | Path | Iterable[Any]) -> Source:
     if not isinstance(rows, (str, Path)):
         return _Objects(rows)
     path = Path(rows)
-    kinds = {".csv": _Csv, ".tsv": _Csv, ".parquet": _Parquet, ".pq": _Parquet}
+    kinds: dict[str, Callable[[Path], Source]] = {".csv": _Csv, ".tsv": _Csv, ".parquet": _Parquet, ".pq": _Parquet}
     try:
         return kinds.get(path.suffix.lower(), _JsonLines)(path)
     except OSError as error:

@@ -123,8 +123,11 @@ def _opened(flags: Mapping[str, Any], arguments: dict[str, Any]) -> LLM:
     n_parallel = flags["parallel"]
     if n_parallel is None:
         loading.fetch(name)
-        kv_type = "q8_0" if flags["kv_type"] == "q8_0" else "f16"
-        config = EngineConfig(n_ctx=flags["ctx_size"] or 0, kv_type=kv_type, kernels=not flags["no_kernels"])
+        config = EngineConfig(
+            n_ctx=flags["ctx_size"] or 0,
+            kv_type="q8_0" if flags["kv_type"] == "q8_0" else "f16",
+            kernels=not flags["no_kernels"],
+        )
         n_parallel = places(catalog.resolve(name).path, config, flags["memory"])
     return loading.open_llm(flags["model"], {**arguments, "n_parallel": n_parallel}, spinner=True)
 
