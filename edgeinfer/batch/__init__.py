@@ -117,6 +117,7 @@ def run(
             selection=selection,
             max_attempts=max_attempts,
             watch=watch,
+            said=said,
             most_s=most_s,
         )
         report = work.go()

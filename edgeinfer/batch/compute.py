@@ -29,6 +29,8 @@ by that."""
 class Computer(Protocol):
     """Computes rows. All methods are called from one thread."""
 
+    model: str
+    """Who answers, in a word."""
     n_places: int
     """How many answers it computes at once. The job keeps about twice as many handed in."""
     n_generated: int
@@ -74,13 +76,13 @@ class LocalComputer:
         self.n_places = llm.n_parallel
         self.n_generated = 0
         try:
-            self._model = llm.info.name
+            self.model = llm.info.name
         except UsageError:
-            self._model = "unnamed"
+            self.model = "unnamed"
 
     def facts(self) -> dict[str, Any]:
         packages = {"edgeinfer": __version__}
-        model: dict[str, Any] = {"name": self._model}
+        model: dict[str, Any] = {"name": self.model}
         try:
             path = Path(self._llm.info.path)
             # A model of several files is known by the one that lists them.
@@ -98,7 +100,7 @@ class LocalComputer:
     def submit(self, row: Row) -> None:
         if row.form in ("chat", "plain") and not isinstance(row.prompt, str) and not self._llm.has_template:
             raise UnsupportedModel(
-                f"{self._model} has no chat template: continue prompts as they stand (--raw, raw=True), "
+                f"{self.model} has no chat template: continue prompts as they stand (--raw, raw=True), "
                 "or give one with --chat-template"
             )
         asked = _Asked(row)
@@ -164,14 +166,14 @@ class LocalComputer:
         if row.form == "embedding":
             vectors, n_tokens = event
             stats = GenerationStats(n_prompt=n_tokens, n_prefilled=n_tokens)
-            return Computed(openai_form.embedding_body(row, vectors, n_tokens, self._model), stats)
+            return Computed(openai_form.embedding_body(row, vectors, n_tokens, self.model), stats)
         answers = [asked.answers[i] for i in range(row.n)]
         if any(answer.finish_reason == "cancelled" for answer in answers):
             return EngineError("the request was cancelled")
         if row.form == "plain":
             return Computed(plain_form.plain_body(row, answers[0]), answers[0].stats)
         form = openai_form.chat_body if row.form == "chat" else openai_form.completion_body
-        body = form(row, answers, self._model, self._llm.token_bytes)
+        body = form(row, answers, self.model, self._llm.token_bytes)
         return Computed(body, _summed([answer.stats for answer in answers]))
 
     def cancel(self) -> None:

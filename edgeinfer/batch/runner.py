@@ -9,7 +9,7 @@ import random
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -131,6 +131,7 @@ class Run:
         selection: Selection,
         max_attempts: int,
         watch: Watch,
+        said: Callable[[str], None],
         most_s: float | None = None,
     ) -> None:
         self._source, self._job, self._computer, self._outputs = source, job, computer, outputs
@@ -138,7 +139,8 @@ class Run:
         self._facts = facts
         self._chosen = selection.rows(source.n_rows)
         self._max_attempts = max_attempts
-        self._watch = watch
+        self._watch, self._said = watch, said
+        self._told_model = False
         self._most_s = most_s
         self._n_done, self._n_failed = ledger.n_within(self._chosen)
         self._n_before = self._n_done + self._n_failed
@@ -211,6 +213,9 @@ class Run:
                 self._fail(raw, error.custom_id, error)
                 continue
             self._ledger.saw_id(row.custom_id)
+            if row.model not in (None, self._computer.model) and not self._told_model:
+                self._told_model = True
+                self._said(f"rows name another model ({row.model!r:.60}); {self._computer.model} answers them")
             yield row
 
     def _selected(self) -> Iterator[Raw]:
