@@ -143,7 +143,7 @@ class LLM:
         self._info = opened.info
         self._prompts = PromptBuilder(opened.tokenizer, opened.template, self.n_ctx)
         self._plain_prompts = PromptBuilder(opened.tokenizer, opened.template, self.n_ctx)  # never told an answer
-        self._live: dict[int, Callable[[FinishReason], None]] = {}
+        self._live: dict[object, Callable[[FinishReason], None]] = {}
         self._live_lock = threading.Lock()
         self._loop = EngineLoop(opened.engine, opened.speculator, n_parallel=opened.n_parallel, shelf=opened.shelf)
         # Also runs at exit and when the last reference goes, so that no thread outlives the model.
@@ -322,12 +322,14 @@ class LLM:
             params, vocabulary.n_vocab, ids, constraint=self._constraint(chosen), eos_ids=vocabulary.eog_ids
         )
         timer: threading.Timer | None = None
+        # Not the request itself, which would then hold itself alive until Python looks for cycles.
+        ticket = object()
 
         def finished(answer: Answer | None) -> None:
             if timer is not None:
                 timer.cancel()
             with self._live_lock:
-                self._live.pop(id(request), None)
+                self._live.pop(ticket, None)
             if remember and answer is not None and answer.text:
                 self._prompts.memory.remember(ids, answer.token_ids, answer.text)
 
@@ -351,7 +353,7 @@ class LLM:
             timer.daemon = True
             timer.start()
         with self._live_lock:
-            self._live[id(request)] = cancel
+            self._live[ticket] = cancel
         try:
             self._loop.submit(request)
         except EdgeInferError:
