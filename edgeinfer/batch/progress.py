@@ -51,18 +51,20 @@ class Pace:
         """One more row has ended."""
         self._n_ended += 1
         if self._full is None and self._n_ended >= self._n_places:
-            # Rows under way have cost time and ended nothing: counting begins when as many have ended as run at once.
+            # Rows under way have cost time and ended nothing: counting begins when as many have ended as run at once,
+            # for then as many are as far as these were.
             self._full = (self._n_ended, self._clock())
 
-    def eta_s(self, n_left: int) -> float | None:
-        """Seconds until ``n_left`` more rows have ended."""
+    def eta_s(self, n_left: int, n_computing: int = 0) -> float | None:
+        """Seconds until ``n_left`` more rows have ended, of which ``n_computing`` are under way."""
         if not n_left:
             return 0.0
-        now = self._clock()
-        n_ended, begin = self._n_ended, self._begin
-        if self._full is not None and self._n_ended >= 2 * self._full[0]:
-            n_ended, begin = self._n_ended - self._full[0], self._full[1]
-        return n_left * (now - begin) / n_ended if n_ended else None
+        now, half = self._clock(), n_computing / 2  # a row under way is half done, as far as one can tell
+        if self._full is not None and self._n_ended >= 3 * self._full[0]:
+            n_ended, seconds = float(self._n_ended - self._full[0]), now - self._full[1]
+        else:
+            n_ended, seconds = self._n_ended + half, now - self._begin
+        return (n_left - half) * seconds / n_ended if self._n_ended else None
 
     def generated(self, n_tokens: int) -> float:
         """``n_tokens`` have been generated so far; returns tokens a second of late."""

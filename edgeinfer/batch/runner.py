@@ -19,7 +19,7 @@ from edgeinfer.batch import openai_form, plain_form
 from edgeinfer.batch.compute import Computer
 from edgeinfer.batch.energy import Meter
 from edgeinfer.batch.grouping import grouped
-from edgeinfer.batch.journal import Journal, WriteError
+from edgeinfer.batch.journal import Journal
 from edgeinfer.batch.ledger import Ledger
 from edgeinfer.batch.metrics import Metrics
 from edgeinfer.batch.outputs import Outputs
@@ -172,7 +172,8 @@ class Run:
                 self._loop()
             except BaseException:
                 self._computer.cancel()
-                with contextlib.suppress(WriteError):
+                with contextlib.suppress(Exception):  # the full disk, or whoever watches, may be what ends the run
+                    self._watch(self._progress())
                     self._metrics.end(self._report(complete=False).as_dict())
                 raise
             self._sync(now=True)
@@ -318,6 +319,7 @@ class Run:
 
     def _progress(self) -> Progress:
         n_rows, n_ended = self._n_rows, self._n_done + self._n_failed
+        n_computing = min(self._under_way, self._computer.n_places)
         rss = self._process.memory_info().rss
         self._tally.peak_rss_bytes = max(self._tally.peak_rss_bytes, rss)
         return Progress(
@@ -328,7 +330,7 @@ class Run:
             n_generated=self._computer.n_generated,
             generated_tps=self._pace.generated(self._computer.n_generated),
             seconds=self._pace.seconds,
-            eta_s=None if n_rows is None else self._pace.eta_s(n_rows - n_ended),
+            eta_s=None if n_rows is None else self._pace.eta_s(n_rows - n_ended, n_computing),
             rss_bytes=rss,
         )
 

@@ -13,7 +13,7 @@ from edgeinfer.cli import options
 from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeinfer.batch import Report
+    from edgeinfer.batch import Progress, Report
     from edgeinfer.llm import LLM
 
 __all__ = ["command"]
@@ -169,7 +169,9 @@ def _run(flags: Mapping[str, Any], sampling: Mapping[str, Any], llm: LLM) -> int
             )
         except BaseException as error:
             if view.last is not None and not isinstance(error, UsageError):
-                view.note(_how_to_go_on(flags, view.last.n_done + view.last.n_failed, view.last.n_rows))
+                # Where writing has failed, what was not on disk yet was taken back: nobody counts that again now.
+                known = None if isinstance(error, batch.WriteError) else view.last
+                view.note(_how_to_go_on(flags, known))
             raise
     _conclude(report, notice)
     if flags["as_json"]:
@@ -177,12 +179,10 @@ def _run(flags: Mapping[str, Any], sampling: Mapping[str, Any], llm: LLM) -> int
     return _FAILED_ROWS if report.n_failed else 0
 
 
-def _how_to_go_on(flags: Mapping[str, Any], n_ended: int, n_rows: int | None) -> str:
+def _how_to_go_on(flags: Mapping[str, Any], now: Progress | None) -> str:
     without = " (without --restart)" if flags["restart"] else ""
-    return (
-        f"{n_ended}{'' if n_rows is None else f' of {n_rows}'} rows are done and safe in {flags['output']}; "
-        f"run the same command again{without} to go on"
-    )
+    done = f"{now.n_done + now.n_failed} of {now.n_rows} rows are done and" if now else "what is done is"
+    return f"{done} safe in {flags['output']}; run the same command again{without} to go on"
 
 
 def _conclude(report: Report, notice: Any) -> None:
