@@ -32,6 +32,7 @@ from edgeinfer.text.byte_tokenizer import ByteTokenizer
 
 TEMPLATE = "{% for m in messages %}<|turn|>{{ m.role }}: {{ m.content }}{% endfor %}<|turn|>assistant: "
 N_DUPLICATE_PROMPTS, N_DUPLICATE_IDS = 200, 50
+_MOST_S = 600.0
 _SYSTEM = "Answer in one short sentence."
 
 
@@ -118,7 +119,11 @@ def kills(
     chance, rows, whole = random.Random(seed), folder / "in.jsonl", folder / "whole.jsonl"
     write_rows(rows, n_rows, n_tokens)
     begin = time.monotonic()
-    Child(rows, whole, command).wait()
+    child = Child(rows, whole, command)
+    while not (whole.exists() and whole.stat().st_size) and time.monotonic() - begin < _MOST_S:
+        time.sleep(0.01)
+    start_s = time.monotonic() - begin
+    child.wait()
     whole_s = time.monotonic() - begin
     reference = sorted(whole.read_bytes().splitlines(keepends=True))
     found = fault(whole, reference, n_rows)
@@ -126,8 +131,8 @@ def kills(
     while n_killed < n_kills and found is None:
         n_jobs += 1
         out = folder / f"out-{n_jobs}.jsonl"
-        # Short enough that one job is killed many times, long enough that each run comes a little further.
-        longest_s = max(0.03, 4 * whole_s / n_kills) if command is None else whole_s
+        # Short enough that one job is killed many times, long enough that runs come a little further.
+        longest_s = 1.2 * start_s + max(0.02, 3 * (whole_s - start_s) / n_kills)
         while n_killed < n_kills and Child(rows, out, command).killed_after(chance.uniform(0, longest_s)):
             n_killed += 1
             n_torn += out.exists() and not out.read_bytes().endswith(b"\n")

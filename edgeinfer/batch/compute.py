@@ -120,7 +120,7 @@ class LocalComputer:
     def _hears(self, asked: _Asked, i: int) -> Callable[[Token | Answer | EdgeInferError], None]:
         def hear(event: Token | Answer | EdgeInferError) -> None:
             if isinstance(event, Token):
-                self.n_generated += 1
+                self.n_generated += event.id >= 0
             else:
                 self._events.put((asked, i, event))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections.abc import Mapping
@@ -13,10 +14,10 @@ from edgeinfer.batch import run
 from edgeinfer.batch.compute import Computer
 from edgeinfer.batch.plain_form import PlainJob
 from edgeinfer.batch.progress import Watch
-from edgeinfer.batch.reading import job_for
+from edgeinfer.batch.reading import Job, job_for
 from edgeinfer.batch.rows import RowError
 from edgeinfer.batch.runner import Report
-from edgeinfer.batch.sources import open_source
+from edgeinfer.batch.sources import Source, open_source
 from edgeinfer.batch.template import PromptTemplate
 from edgeinfer.errors import UsageError
 
@@ -24,6 +25,7 @@ __all__ = ["Estimate", "estimate"]
 
 _SAMPLE_S = 60.0
 _LEAST_SAMPLE = 16
+_N_SHOWN = 5
 _WAVES = 4  # of all places: one to fill them, one to empty them, two to measure
 
 
@@ -65,17 +67,7 @@ def estimate(
     source = open_source(path)
     template = PromptTemplate(prompt_template) if prompt_template is not None else None
     job = job_for(source, PlainJob(template, system, raw), options)
-    n_rows, problems, n_bad = 0, list[str](), 0
-    for row in source.rows():
-        if limit is not None and n_rows >= limit:
-            break
-        n_rows += 1
-        try:
-            job.read(row)
-        except RowError as error:
-            n_bad += 1
-            if len(problems) < 5:
-                problems.append(f"line {row.line}: {error}")
+    n_rows, n_bad, problems = _looked_over(source, job, limit)
     n_sample = sample or max(_LEAST_SAMPLE, _WAVES * computer.n_places)
     with tempfile.TemporaryDirectory(prefix="edgeinfer-") as folder:
         report = run(
@@ -95,6 +87,20 @@ def estimate(
     if not ends:
         raise UsageError("; ".join(["no row of the sample could be computed", *problems[:1]]))
     return _scaled(report, n_rows, n_bad, ends, problems)
+
+
+def _looked_over(source: Source, job: Job, limit: int | None) -> tuple[int, int, list[str]]:
+    """(rows, how many of them are bad, what is wrong with the first of these)"""
+    n_rows, n_bad, problems = 0, 0, list[str]()
+    for row in itertools.islice(source.rows(), limit):
+        n_rows += 1
+        try:
+            job.read(row)
+        except RowError as error:
+            n_bad += 1
+            if len(problems) < _N_SHOWN:
+                problems.append(f"line {row.line}: {error}")
+    return n_rows, n_bad, problems
 
 
 def _ends(metrics: Path) -> list[float]:
