@@ -28,7 +28,7 @@ from edgeinfer.batch.reading import Job
 from edgeinfer.batch.rows import Computed, Raw, Row, RowError
 from edgeinfer.batch.sources import Source
 from edgeinfer.core import GenerationStats
-from edgeinfer.errors import EdgeInferError, TemplateError, UsageError
+from edgeinfer.errors import EdgeInferError, EngineError, TemplateError, UsageError
 
 __all__ = ["Report", "Run", "Selection"]
 
@@ -243,6 +243,10 @@ class Run:
                 self._computer.submit(row)
             except (UsageError, TemplateError) as error:
                 self._fail(row, row.custom_id, error)
+            except EdgeInferError:
+                raise
+            except Exception as bug:  # which one row brings out; the others must not wait for it to be mended
+                self._take(row, EngineError(f"{type(bug).__name__}: {bug}"))
             else:
                 self._under_way += row.n
 

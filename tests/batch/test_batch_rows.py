@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 from openai.types.completion import Completion
@@ -182,6 +184,46 @@ def test_every_bad_row_is_in_the_errors(job: Any) -> None:
         assert (error["response"], error["error"]["line"], error["error"]["code"]) == (None, 3 * i + 1, "invalid_row")
         assert len(message) < 500
     assert {line["custom_id"] for line in errors} == {None, "a"}
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+_NAMES = ["prompt", "messages", "max_tokens", "temperature", "stop", "seed", "n", "logit_bias", "json_schema", "regex"]
+_NAMES += ["response_format", "logprobs", "top_logprobs", "custom_id", "id", "system", "metadata", "stream", "model"]
+_MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "tool"])}, optional={"content": _JSON})
+_VALUES = _JSON | st.text(min_size=1, max_size=8) | st.integers(0, 20) | st.lists(_MESSAGE, min_size=1, max_size=2)
+_BODY = st.dictionaries(st.sampled_from(_NAMES), _VALUES, max_size=5)
+_URLS = st.sampled_from([CHAT, "/v1/completions", "/v1/embeddings"]) | _JSON
+_LINES = st.fixed_dictionaries({"custom_id": st.text(max_size=4) | _JSON, "url": _URLS, "body": _BODY | _JSON})
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(_BODY | _LINES | _JSON, min_size=1, max_size=20))
+def test_whatever_the_rows_are_the_job_goes_on(job: Any, rows: list[Any]) -> None:
+    """Each has a result or an error, and none ends the job."""
+    job.write(*rows, {"prompt": "hello"})
+    report = job.run(restart=True)
+    assert report.complete
+    assert report.n_done + report.n_failed == len(rows) + 1
+    assert report.n_done >= 1
+    assert not [line for line in job.lines("out.errors.jsonl") if line["error"]["code"] != "invalid_row"]
+
+
+def test_a_bug_that_one_row_brings_out_does_not_stop_the_others(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = job.llm.submit
+
+    def buggy(prompt: Any, *more: Any, **options: Any) -> Any:
+        if prompt[0]["content"] == "b":
+            raise ZeroDivisionError("a bug")
+        return submit(prompt, *more, **options)
+
+    monkeypatch.setattr(job.llm, "submit", buggy)
+    job.write({"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"})
+    assert job.run().n_done == 2
+    assert job.errors == ["line 2: ZeroDivisionError: a bug"]
 
 
 def test_a_model_without_a_template_ends_the_job_at_once(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
