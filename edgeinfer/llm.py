@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.core import Answer, FinishReason, ModelInfo
+from edgeinfer.core import Answer, FinishReason, ModelInfo, Token
 from edgeinfer.engines import Engine, EngineConfig, devices
 from edgeinfer.engines.base import KVType
 from edgeinfer.errors import EdgeInferError, UsageError
@@ -142,12 +142,15 @@ class LLM:
         self._defaults = RequestOptions().updated({"on_overflow": on_overflow})
         self._tokenizer = opened.tokenizer
         self.n_ctx = opened.engine.n_ctx
+        self.n_parallel = min(opened.n_parallel or opened.engine.n_seq_max, opened.engine.n_seq_max)
+        self.has_template = opened.template is not None
         self.notices = opened.notices
         self.plan = opened.plan
         self.placement = opened.placement
         self._info = opened.info
         self._prompts = PromptBuilder(opened.tokenizer, opened.template, self.n_ctx)
-        self._live: dict[int, Callable[[FinishReason], None]] = {}
+        self._plain_prompts = PromptBuilder(opened.tokenizer, opened.template, self.n_ctx)  # never told an answer
+        self._live: dict[object, Callable[[FinishReason], None]] = {}
         self._live_lock = threading.Lock()
         self._loop = EngineLoop(opened.engine, opened.speculator, n_parallel=opened.n_parallel, shelf=opened.shelf)
         # Also runs at exit and when the last reference goes, so that no thread outlives the model.
@@ -201,6 +204,17 @@ class LLM:
             streams = [open_streams.enter_context(self.stream(prompt, **options, seed=one)) for one in seeds]
             return [stream.answer for stream in streams]
 
+    def submit(
+        self, prompt: PromptLike, deliver: Callable[[Token | Answer | EdgeInferError], None], **options: Any
+    ) -> Callable[[], None]:
+        """Begin to answer, for who has many requests under way and a thread for none: ``deliver`` is called on the
+        engine's thread with each `Token`, then once with the `Answer` or the error; it must return quickly and not
+        raise. Returns what cancels. The prompt's tokens are those of its text, whatever was answered before, so that
+        the same request has the same answer in any company. Options and errors as for `stream`."""
+        chosen = self._defaults.updated(options)
+        built = self._build(prompt, chosen, self._plain_prompts)
+        return self._submit(built.token_ids, chosen, deliver, built.n_dropped, remember=False)
+
     @staticmethod
     def _finish(stream: Stream) -> Answer:
         with stream:
@@ -242,6 +256,10 @@ class LLM:
         """How many tokens the prompt has, template included, whether it fits or not."""
         return len(self._prompts.encode(prompt))
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token adds to a text; none for a control token."""
+        return self._tokenizer.token_bytes(token_id)
+
     def cancel(self, stream: Stream | AsyncStream | None = None) -> None:
         """Cancel one stream, or without an argument everything that runs or waits."""
         if stream is not None:
@@ -280,8 +298,8 @@ class LLM:
 
     # ---- requests
 
-    def _build(self, prompt: PromptLike, chosen: RequestOptions) -> Prompt:
-        return self._prompts.build(
+    def _build(self, prompt: PromptLike, chosen: RequestOptions, prompts: PromptBuilder | None = None) -> Prompt:
+        return (prompts or self._prompts).build(
             prompt, max_tokens=chosen.sampling.max_tokens, policy=chosen.on_overflow, summarise=self._summarise
         )
 
@@ -296,7 +314,13 @@ class LLM:
         return self.chat(question, **options).text.strip()
 
     def _submit(
-        self, ids: npt.NDArray[np.int32], chosen: RequestOptions, deliver: Callable[[Any], None], n_dropped: int
+        self,
+        ids: npt.NDArray[np.int32],
+        chosen: RequestOptions,
+        deliver: Callable[[Any], None],
+        n_dropped: int,
+        *,
+        remember: bool = True,
     ) -> Callable[[], None]:
         """Queue a request; returns what cancels it."""
         params = chosen.sampling
@@ -305,13 +329,15 @@ class LLM:
             params, vocabulary.n_vocab, ids, constraint=self._constraint(chosen), eos_ids=vocabulary.eog_ids
         )
         timer: threading.Timer | None = None
+        # Not the request itself, which would then hold itself alive until Python looks for cycles.
+        ticket = object()
 
         def finished(answer: Answer | None) -> None:
             if timer is not None:
                 timer.cancel()
             with self._live_lock:
-                self._live.pop(id(request), None)
-            if answer is not None and answer.text:
+                self._live.pop(ticket, None)
+            if remember and answer is not None and answer.text:
                 self._prompts.memory.remember(ids, answer.token_ids, answer.text)
 
         sink = Delivery(vocabulary, params.stop, deliver, finished, n_dropped)
@@ -334,7 +360,7 @@ class LLM:
             timer.daemon = True
             timer.start()
         with self._live_lock:
-            self._live[id(request)] = cancel
+            self._live[ticket] = cancel
         try:
             self._loop.submit(request)
         except EdgeInferError:
