@@ -137,6 +137,7 @@ class LLM:
         self._defaults = RequestOptions().updated({"on_overflow": on_overflow})
         self._tokenizer = opened.tokenizer
         self.n_ctx = opened.engine.n_ctx
+        self.n_parallel = opened.n_parallel or opened.engine.n_seq_max
         self.notices = opened.notices
         self.plan = opened.plan
         self._info = opened.info
@@ -168,6 +169,11 @@ class LLM:
     def tokenizer(self) -> Codec:
         """The model's vocabulary. It is closed with the model."""
         return self._tokenizer
+
+    @property
+    def template(self) -> ChatTemplate | None:
+        """The chat template in use; None where the model has none."""
+        return self._prompts.template
 
     # ---- answers
 
@@ -253,14 +259,18 @@ class LLM:
         self, text: str | Sequence[int], deliver: Callable[[Floats | EdgeInferError], None]
     ) -> tuple[int, Callable[[], None]]:
         """Begin to embed one text, or its token ids: ``deliver`` is called on the engine's thread with the mean of the
-        last hidden states, shape ``(n_embd,)``, of length 1, or with an error. Returns (tokens, what cancels it). Raises
-        as `embed`."""
+        last hidden states, shape ``(n_embd,)``, of length 1, or with an error. Returns (tokens, what cancels it).
+        Raises as `embed`."""
         sink = _EmbedSink(lambda got: deliver(got if isinstance(got, EdgeInferError) else _pooled([got], True)[0]))
         return self._submit_embed(text, sink)
 
     def count_tokens(self, prompt: PromptLike, tools: Sequence[Mapping[str, Any]] | None = None) -> int:
         """How many tokens the prompt has, template included, whether it fits or not."""
-        return len(self._prompts.encode(prompt, tools))
+        return len(self.encode(prompt, tools))
+
+    def encode(self, prompt: PromptLike, tools: Sequence[Mapping[str, Any]] | None = None) -> npt.NDArray[np.int32]:
+        """The token ids of a prompt as they would be computed, template included, whether they fit or not."""
+        return self._prompts.encode(prompt, tools)
 
     def cancel(self, stream: Stream | AsyncStream | None = None) -> None:
         """Cancel one stream, or without an argument everything that runs or waits."""

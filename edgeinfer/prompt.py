@@ -109,7 +109,7 @@ class PromptBuilder:
 
     def __init__(self, vocabulary: Codec, template: ChatTemplate | None, n_ctx: int) -> None:
         self.memory = AnswerMemory(vocabulary)
-        self._template = template
+        self.template = template
         self._n_ctx = n_ctx
 
     def encode(self, prompt: str | Sequence[int] | Sequence[ChatMessage], tools: Tools = None) -> TokenIds:
@@ -120,12 +120,12 @@ class PromptBuilder:
             return self.memory.encode(prompt, add_bos=self.memory.adds_bos)
         if isinstance(prompt, np.ndarray) or not prompt or not isinstance(prompt[0], Mapping):
             return self._checked_ids(prompt)
-        if self._template is None:
+        if self.template is None:
             raise TemplateError(
                 "this model has no chat template: give one with --chat-template (chat_template=…), "
                 "or use `edgeinfer generate` (LLM.generate) for plain completion"
             )
-        return self._template.encode(_checked_messages(prompt), self.memory, tools=tools)
+        return self.template.encode(_checked_messages(prompt), self.memory, tools=tools)
 
     def _checked_ids(self, prompt: Any) -> TokenIds:
         try:
