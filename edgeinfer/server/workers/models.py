@@ -87,6 +87,7 @@ class Models:
         self._slots: dict[str, _Slot] = {}
         self._failed: dict[str, str] = {}
         self._one_opens = asyncio.Lock()
+        self._opening: Model | None = None
         self._somebody_left = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.n_restarts: dict[str, int] = {}
@@ -201,11 +202,14 @@ class Models:
             ended=lambda: self._died(spec.name),
             said=lambda line: self._said(f"{spec.name}: {line}"),
         )
+        self._opening = model
         try:
             facts = await model.ready()
         except asyncio.CancelledError:
             model.kill(EngineError(f"{spec.name} is not wanted any more"))
             raise
+        finally:
+            self._opening = None
         for line in facts.notices:
             self._said(f"{spec.name}: {line}")
         self._said(f"{spec.name} is ready after {time.monotonic() - begin:.1f} s")
@@ -296,9 +300,9 @@ class Models:
 
     def kill(self) -> None:
         """Be rid of all models at once."""
-        for slot in self._slots.values():
-            if slot.model is not None:
-                slot.model.kill(EngineError("the server ends"))
+        for model in (self._opening, *(slot.model for slot in self._slots.values())):
+            if model is not None:
+                model.kill(EngineError("the server ends"))
 
 
 def _bytes_of(model: Model) -> int:
