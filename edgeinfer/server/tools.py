@@ -77,7 +77,7 @@ class CallParser:
 
     def _give(self, found: list[str | ToolCall], n: int) -> None:
         text, self._held = self._held[:n], self._held[n:]
-        if text and (text.strip() or not self._held.startswith(CALL_BEGIN)):
+        if text and (self._begun or text.strip() or not self._held.startswith(CALL_BEGIN)):
             found.append(text)
             self._begun = self._begun or bool(text.strip())
 
@@ -87,7 +87,8 @@ class CallParser:
             return 0
         for n in range(min(len(CALL_BEGIN) - 1, len(self._held)), 0, -1):
             if self._held.endswith(CALL_BEGIN[:n]):
-                return len(self._held) - n
+                before = self._held[:-n]
+                return len(before) if self._begun or before.strip() else 0
         return len(self._held)
 
     def _call(self, text: str) -> ToolCall | None:
