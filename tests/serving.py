@@ -18,7 +18,14 @@ from edgeinfer.server.guard import Guard
 from edgeinfer.server.workers.models import Models, ModelSpec
 
 URL = "http://127.0.0.1:8080"
-Open = Callable[..., contextlib.AbstractContextManager[TestClient]]
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
+PARAMETERS = {
+    "type": "object",
+    "properties": {"a": {"$ref": "#/$defs/n"}, "b": {"$ref": "#/$defs/n"}},
+    "required": ["a", "b"],
+    "additionalProperties": False,
+    "$defs": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
+}
 
 
 def spec(name: str = "scripted", **arguments: Any) -> ModelSpec:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from serving import events, opened, spec, user
+from serving import CALL, PARAMETERS, events, opened, spec, user
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -17,14 +17,6 @@ from edgeinfer.server import formats
 from edgeinfer.server.tools import CallParser, ToolCall, plain_messages
 
 CHAT = "/v1/chat/completions"
-CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
-PARAMETERS = {
-    "type": "object",
-    "properties": {"a": {"$ref": "#/$defs/n"}, "b": {"$ref": "#/$defs/n"}},
-    "required": ["a", "b"],
-    "additionalProperties": False,
-    "$defs": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
-}
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": PARAMETERS}}]
 
 
