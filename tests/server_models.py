@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edgeinfer.core import ModelInfo
 from edgeinfer.engines.base import Logits, Slice
 from edgeinfer.engines.scripted import ScriptedEngine
-from edgeinfer.errors import InsufficientMemory
+from edgeinfer.errors import FormatError, InsufficientMemory
 from edgeinfer.llm import LLM
 from edgeinfer.text import ChatTemplate
 from edgeinfer.text.byte_tokenizer import ByteTokenizer
@@ -69,9 +69,12 @@ class Engine(ScriptedEngine):
 
 
 def open_scripted(arguments: Mapping[str, Any], said: Callable[[str], None]) -> LLM:
-    """``arguments``: n_ctx, n_parallel, step_s; ``needs``: bytes beyond which ``memory`` is not enough; ``tools``: false
+    """``arguments``: n_ctx, n_parallel, step_s; ``slow_s``: seconds that opening takes; ``broken``: it fails; ``needs``: bytes beyond which ``memory`` is not enough; ``tools``: false
     for a template that knows none; ``chats``: false for no template."""
     said("opening")
+    time.sleep(arguments.get("slow_s", 0.0))
+    if arguments.get("broken"):
+        raise FormatError("this model is damaged")
     needs, cap = arguments.get("needs", 0), arguments.get("memory")
     if cap is not None and needs > cap:
         raise InsufficientMemory(f"this needs {needs} bytes, but --memory allows {cap}", 0)

@@ -74,6 +74,7 @@ class Call:
         raw = json.dumps(body).encode()
         self.status = 0
         self.sent = b""
+        self.headers: dict[bytes, bytes] = {}
         self.left = asyncio.Event()
         self._parts = [{"type": "http.request", "body": raw, "more_body": False}]
         headers = [(b"host", b"127.0.0.1:8080"), (b"content-type", b"application/json")]
@@ -101,7 +102,7 @@ class Call:
 
     async def _send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status, self.headers = message["status"], dict(message["headers"])
         else:
             self.sent += message.get("body", b"")
 

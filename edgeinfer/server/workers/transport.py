@@ -83,6 +83,8 @@ class ChildProcess:
             while stream is not None and (frame := wire.read_frame(stream)) is not None:
                 self._received(frame)
         self._outgoing.put(None)
+        if stream is not None:
+            stream.close()
         self._process.wait()
         self._received(None)
 
