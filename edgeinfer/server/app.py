@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -34,14 +34,15 @@ def create_app(
     models: Models,
     *,
     preload: tuple[str, ...] = (),
+    failed: Callable[[BaseException], None] = lambda _error: None,
     local_addresses: tuple[str, ...] = (),
 ) -> Guard:
     """An ASGI application over ``models``, which it starts and closes with itself (its lifespan). ``preload``: models
-    that are opened at once. ``local_addresses``: see `ServerConfig.host_names`."""
+    that are opened at once; ``failed`` hears of one that cannot be. ``local_addresses``: see `ServerConfig.host_names`."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        models.start(preload)
+        models.start(preload, failed)
         try:
             yield
         finally:

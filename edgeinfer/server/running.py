@@ -54,10 +54,16 @@ def run(
     draining: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until a signal ends it, in the main thread. ``listening`` hears the address once it is bound, ``draining``
-    when the first signal has come; the second ends the process."""
+    when the first signal has come; the second ends the process. Raises what keeps a preloaded model from being opened."""
     opened = bind(config)
     config = replace(config, port=opened.getsockname()[1])
-    app = create_app(config, models, preload=preload, local_addresses=_addresses(config))
+    errors: list[BaseException] = []
+
+    def failed(error: BaseException) -> None:
+        errors.append(error)
+        server.should_exit = True
+
+    app = create_app(config, models, preload=preload, failed=failed, local_addresses=_addresses(config))
     settings = uvicorn.Config(
         app,
         http=_Protocol,
@@ -78,6 +84,8 @@ def run(
         asyncio.run(server.serve([opened]))
     finally:
         opened.close()
+    if errors:
+        raise errors[0]
 
 
 def _addresses(config: ServerConfig) -> tuple[str, ...]:

@@ -118,7 +118,9 @@ def test_embeddings(client: TestClient) -> None:
     assert np.isclose(np.linalg.norm(short), 1)
 
 
-@pytest.mark.parametrize("wrong", [{"input": ""}, {"input": []}, {"input": "a", "dimensions": 99}, {"input": "x" * 5000}])
+@pytest.mark.parametrize(
+    "wrong", [{"input": ""}, {"input": []}, {"input": "a", "dimensions": 99}, {"input": "x" * 5000}]
+)
 def test_embeddings_that_cannot_be(client: TestClient, wrong: dict[str, Any]) -> None:
     assert post(client, "/v1/embeddings", wrong, 400)["error"]["message"]
 

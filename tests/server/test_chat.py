@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from serving import events, opened, spec, user
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from serving import events, opened, spec, user
 from starlette.testclient import TestClient
 
 CHAT = "/v1/chat/completions"

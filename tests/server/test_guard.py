@@ -97,7 +97,10 @@ def test_asking_a_model(guarded: TestClient, host: str, origin: str | None) -> N
 
 @pytest.mark.parametrize("origin", ORIGINS)
 def test_preflights(guarded: TestClient, origin: str | None) -> None:
-    headers = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,x-stainless-os"}
+    headers = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,x-stainless-os",
+    }
     response = guarded.options("/v1/chat/completions", headers={**headers, **({"Origin": origin} if origin else {})})
     assert response.status_code == (401 if origin is None else 204 if ORIGINS[origin] else 403)
     if origin == FRIEND:
@@ -209,7 +212,15 @@ def test_nesting(small: TestClient) -> None:
 
 @pytest.mark.parametrize(
     ("text", "depth"),
-    [(b"[[]]", 2), (b'["[[[["]', 1), (b'["\\"[[[["]', 1), (b'["\\\\",[[]]]', 3), (b"{}", 1), (b"", 0), (b"[][][][]", 1)],
+    [
+        (b"[[]]", 2),
+        (b'["[[[["]', 1),
+        (b'["\\"[[[["]', 1),
+        (b'["\\\\",[[]]]', 3),
+        (b"{}", 1),
+        (b"", 0),
+        (b"[][][][]", 1),
+    ],
 )
 def test_depth_is_that_outside_of_strings(text: bytes, depth: int) -> None:
     assert not _is_deeper(text, depth)
@@ -219,7 +230,12 @@ def test_depth_is_that_outside_of_strings(text: bytes, depth: int) -> None:
 def test_what_is_no_json(client: TestClient) -> None:
     chat = "/v1/chat/completions"
     body = json.dumps(user("x")).encode()
-    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonx"):
+    for kind in (
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonx",
+    ):
         assert client.post(chat, content=body, headers={"Content-Type": kind}).status_code == 415
     packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     assert client.post(chat, content=body, headers=packed).status_code == 415

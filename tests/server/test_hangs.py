@@ -21,7 +21,9 @@ from edgeinfer.server.workers.models import Models
 
 CHAT = "/v1/chat/completions"
 HASTE = {"in_process": False, "stalled_s": 1.0, "hang_s": 2.0}
-LONG = 120.0  # the machine of a test may stand still for a while; what is promised is measured by tools/server_faults.py
+LONG = (
+    120.0  # the machine of a test may stand still for a while; what is promised is measured by tools/server_faults.py
+)
 
 
 async def ask(app: Guard, text: str, **fields: Any) -> tuple[int, Any]:

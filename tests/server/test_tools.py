@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 import pytest
-from serving import CALL, PARAMETERS, events, opened, spec, user
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from serving import CALL, PARAMETERS, events, opened, spec, user
 from starlette.testclient import TestClient
 
 from edgeinfer.server import formats
@@ -142,7 +142,10 @@ def test_a_call_that_is_demanded(client: TestClient, choice: Any) -> None:
         {"tools": TOOLS, "tool_choice": "required", "response_format": {"type": "json_object"}},
         {"tools": [{"type": "function", "function": {"name": "a b"}}]},
         {"tools": [{"type": "web_search"}]},
-        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": 5}}}], "tool_choice": "required"},
+        {
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": 5}}}],
+            "tool_choice": "required",
+        },
     ],
 )
 def test_tools_that_cannot_be(client: TestClient, extra: dict[str, Any]) -> None:

@@ -245,12 +245,20 @@ class Models:
 
     # ---- watching
 
-    def start(self, preload: tuple[str, ...] = ()) -> None:
-        """Watch from now on, and open these. On the event loop."""
+    def start(
+        self, preload: tuple[str, ...] = (), failed: Callable[[BaseException], None] = lambda _error: None
+    ) -> None:
+        """Watch from now on, and open these; ``failed`` hears of one that cannot be. On the event loop."""
+
+        def opened(task: asyncio.Task[Model]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                failed(error)
+
         self._spawn(self._watch())
         for name in preload:
             if name not in self._slots:
-                self._open(self.find(name))
+                self._open(self.find(name)).opening.add_done_callback(opened)
 
     async def _watch(self) -> None:
         last = time.monotonic()
