@@ -8,9 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from edgeinfer.core import ModelInfo
 from edgeinfer.engines.base import Logits, Slice
 from edgeinfer.engines.scripted import ScriptedEngine
@@ -69,8 +66,9 @@ class Engine(ScriptedEngine):
 
 
 def open_scripted(arguments: Mapping[str, Any], said: Callable[[str], None]) -> LLM:
-    """``arguments``: n_ctx, n_parallel, step_s; ``slow_s``: seconds that opening takes; ``broken``: it fails; ``needs``: bytes beyond which ``memory`` is not enough; ``tools``: false
-    for a template that knows none; ``chats``: false for no template."""
+    """``arguments``: n_ctx, n_parallel, step_s; ``slow_s``: seconds that opening takes; ``broken``: it fails;
+    ``needs``: bytes beyond which ``memory`` is not enough; ``tools``: false for a template that knows none; ``chats``:
+    false for no template."""
     said("opening")
     time.sleep(arguments.get("slow_s", 0.0))
     if arguments.get("broken"):
@@ -99,8 +97,3 @@ def open_scripted(arguments: Mapping[str, Any], said: Callable[[str], None]) -> 
 class _Plan:
     def __init__(self, total_bytes: int) -> None:
         self.total_bytes = total_bytes
-
-
-def unit(vector: Sequence[float]) -> npt.NDArray[np.float32]:
-    found = np.asarray(vector, np.float32)
-    return found / np.linalg.norm(found)

@@ -1,8 +1,8 @@
 """Stop a server's engine in the middle of a step, again and again: ``python tools/server_faults.py [--n 20]``
 
-Serves a model, and each time stops its process (SIGSTOP: a step that never ends) while requests are being answered. Says
-how long `/health` took to turn 503 and how long until a known request had its known answer again. Fails where the first
-is over 5 s or the second over 30, or where the answer is another. Only where processes can be stopped."""
+Serves a model, and each time stops its process (SIGSTOP: a step that never ends) while requests are being answered.
+Says how long `/health` took to turn 503 and how long until a known request had its known answer again. Fails where the
+first is over 5 s or the second over 30, or where the answer is another. Only where processes can be stopped."""
 
 from __future__ import annotations
 

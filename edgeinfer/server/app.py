@@ -38,7 +38,8 @@ def create_app(
     local_addresses: tuple[str, ...] = (),
 ) -> Guard:
     """An ASGI application over ``models``, which it starts and closes with itself (its lifespan). ``preload``: models
-    that are opened at once; ``failed`` hears of one that cannot be. ``local_addresses``: see `ServerConfig.host_names`."""
+    that are opened at once; ``failed`` hears of one that cannot be. ``local_addresses``: see
+    `ServerConfig.host_names`."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

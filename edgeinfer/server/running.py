@@ -54,7 +54,7 @@ def run(
     draining: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until a signal ends it, in the main thread. ``listening`` hears the address once it is bound, ``draining``
-    when the first signal has come; the second ends the process. Raises what keeps a preloaded model from being opened."""
+    when the first signal has come; the second ends the process. Raises what keeps a preloaded model from opening."""
     opened = bind(config)
     config = replace(config, port=opened.getsockname()[1])
     errors: list[BaseException] = []

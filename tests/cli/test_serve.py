@@ -61,7 +61,7 @@ def test_defaults(ran: Ran) -> None:
     assert ran.preload == ("smollm2-135m",)
     arguments = ran.models.find(None).arguments
     assert arguments["n_parallel"] == [4, 2, 1]
-    assert arguments["kv_cache"] == "4G"
+    assert arguments["kv_cache"] == "4g"
     assert "memory" not in arguments
 
 

@@ -1,5 +1,6 @@
 """Whatever is asked, by the OpenAPI document or against it, is answered or refused: never a 5xx but 503, never a
-restart, and whoever asks beside it gets the text that they would get alone. tools/server_requests.py asks 20,000 times."""
+restart, and whoever asks beside it gets the text that they would get alone. tools/server_requests.py asks 20,000
+times."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def test_configurations_that_cannot_be(wrong: dict[str, object]) -> None:
         ServerConfig(**wrong)  # type: ignore[arg-type]
     for limits in ({"body_bytes": 0}, {"n_queue": -1}, {"request_s": float("nan")}):
         with pytest.raises(UsageError):
-            Limits(**limits)  # type: ignore[arg-type]
+            Limits(**limits)
 
 
 # ---- how much

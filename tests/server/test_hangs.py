@@ -1,5 +1,5 @@
-"""Engines that hang or die, each in a process of its own: `/health` says so, the process is replaced, and the next answer
-is the right one."""
+"""Engines that hang or die, each in a process of its own: `/health` says so, the process is replaced, and the next
+answer is the right one."""
 
 from __future__ import annotations
 

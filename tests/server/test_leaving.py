@@ -91,7 +91,7 @@ def test_leaving_while_it_is_computed(phase: str, stream: bool) -> None:
                     await until(lambda: llm.load == (1, 0))
                 text = f"{i} " + "x" * 3500 if phase == "prefill" else "count 3000"
                 call = Call(app, CHAT, user(text, stream=stream))
-                await until(lambda: llm.load == (2, 0) or steady.task.done())
+                await until(lambda task=steady.task: llm.load == (2, 0) or task.done())  # type: ignore[misc]
                 if phase == "stream" and stream:
                     await until(lambda call=call: b"content" in call.sent)  # type: ignore[misc]
                 begin = time.monotonic()

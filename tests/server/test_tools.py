@@ -154,7 +154,7 @@ def test_tools_that_cannot_be(client: TestClient, extra: dict[str, Any]) -> None
 
 
 def test_several_kinds_of_call_by_grammar() -> None:
-    tools = [{"name": "a", "parameters": PARAMETERS}, {"name": "b", "parameters": None}]
+    tools: list[dict[str, Any]] = [{"name": "a", "parameters": PARAMETERS}, {"name": "b", "parameters": None}]
     grammar = formats.calls(tools, parallel=True)
     assert grammar.kind == "lark"
     assert "#/anyOf/0/properties/arguments/$defs/n" in grammar.source
@@ -174,7 +174,7 @@ def test_a_template_without_tools_is_told_as_text() -> None:
 
 def test_plain_messages() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": "1 + 2?"},
         {"role": "assistant", "content": "", "tool_calls": [call]},
