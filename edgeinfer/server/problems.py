@@ -5,6 +5,7 @@ Whatever fails in a model or its engine is 503: the request may be asked again. 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +23,9 @@ from edgeinfer.errors import (
 )
 from edgeinfer.server.workers.models import Overloaded
 
-__all__ = ["Problem", "dumps", "from_error", "response"]
+__all__ = ["JSON", "Problem", "dumps", "from_error", "response", "told"]
+
+_LOG = logging.getLogger("edgeinfer.server")
 
 _OPENAI = {
     400: "invalid_request_error",
@@ -90,6 +93,14 @@ def from_error(error: Exception) -> Problem:
         return Problem(404, message, code="model_not_found", param="model")
     code = "insufficient_memory" if isinstance(error, InsufficientMemory) else "engine_error"
     return Problem(503, message, code=code, headers={"Retry-After": "5"})
+
+
+def told(error: Exception, path: str) -> dict[str, Any]:
+    """An error in the middle of a stream, where no status can say it any more."""
+    problem = from_error(error)
+    if problem.status == 500:
+        _LOG.error("a bug broke off a stream of %s", path, exc_info=error)
+    return problem.body(path)
 
 
 def dumps(value: Any) -> bytes:

@@ -16,6 +16,8 @@ from edgeinfer.server.problems import dumps
 __all__ = ["ClientLeft", "EventStream", "event", "unless_left"]
 
 _LOG = logging.getLogger("edgeinfer.server")
+_STUCK_S = 60.0
+"""Whoever reads nothing for so long has left, whatever their connection says: their place is wanted."""
 _QUIET_S = 10.0
 """So long without a word, and a comment is sent: proxies keep the connection, and one that is dead is found out."""
 
@@ -84,15 +86,14 @@ class EventStream(Response):
             while True:
                 following = following or asyncio.ensure_future(anext(self._events))
                 done, _ = await asyncio.wait([following], timeout=_QUIET_S)
-                if not done:
-                    await send({"type": "http.response.body", "body": self._quiet, "more_body": True})
-                    continue
-                part = following.result()
-                following = None
-                await send({"type": "http.response.body", "body": part, "more_body": True})
+                part = self._quiet
+                if done:
+                    part = following.result()
+                    following = None
+                await asyncio.wait_for(send({"type": "http.response.body", "body": part, "more_body": True}), _STUCK_S)
         except StopAsyncIteration:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except OSError:  # the client left between two events
+        except (OSError, asyncio.TimeoutError):  # the client left between two events, or does not read
             return
         finally:
             if following is not None and not following.done():

@@ -16,7 +16,7 @@ from edgeinfer.server import formats
 from edgeinfer.server.api.fields import Body, Function, Sampling, StreamOptions, Toolbox, arguments_of, text_of, toolbox
 from edgeinfer.server.api.openai_parts import chosen_logprobs, finish_word, usage_part
 from edgeinfer.server.asking import Ask, Asking, Running, timings, usage
-from edgeinfer.server.problems import JSON, Problem, from_error
+from edgeinfer.server.problems import JSON, Problem, told
 from edgeinfer.server.sse import EventStream, event, unless_left
 from edgeinfer.server.tools import CallParser, ToolCall
 from edgeinfer.server.workers.model import Model
@@ -252,7 +252,7 @@ async def _chunks(running: Running, box: Toolbox, head: dict[str, Any], costs: b
             yield event({**head, "choices": [], "usage": usage_part(usage(running.finished))})
         yield event("[DONE]")
     except Exception as error:
-        yield event(from_error(error).body("/v1/chat/completions"))
+        yield event(told(error, "/v1/chat/completions"))
 
 
 async def _deltas(running: Running, box: Toolbox) -> AsyncIterator[dict[str, Any]]:

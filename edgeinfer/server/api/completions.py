@@ -16,7 +16,7 @@ from edgeinfer.core import Answer, GenerationStats, Token
 from edgeinfer.server.api.fields import Sampling, StreamOptions
 from edgeinfer.server.api.openai_parts import finish_word, finite, legacy_logprobs, usage_part
 from edgeinfer.server.asking import Ask, Asking, Running, timings, usage
-from edgeinfer.server.problems import JSON, Problem, from_error
+from edgeinfer.server.problems import JSON, Problem, told
 from edgeinfer.server.sse import EventStream, event, unless_left
 from edgeinfer.server.workers.model import Model
 
@@ -160,4 +160,4 @@ async def _chunks(runs: list[Running], body: CompletionBody, head: dict[str, Any
             yield event({**head, "choices": [], "usage": usage_part(_total([usage(run.finished) for run in runs]))})
         yield event("[DONE]")
     except Exception as error:
-        yield event(from_error(error).body("/v1/completions"))
+        yield event(told(error, "/v1/completions"))

@@ -12,10 +12,10 @@ from pydantic import Field
 from starlette.responses import Response
 
 from edgeinfer.core import Answer, GenerationStats, Token
-from edgeinfer.server import formats
+from edgeinfer.server import formats, problems
 from edgeinfer.server.api.fields import Body, Function, Number, Toolbox, text_of, toolbox
 from edgeinfer.server.asking import Ask, Asking, Running, timings, usage
-from edgeinfer.server.problems import JSON, Problem, from_error
+from edgeinfer.server.problems import JSON, Problem
 from edgeinfer.server.sse import EventStream, event, unless_left
 from edgeinfer.server.tools import CallParser, ToolCall, plain_messages
 
@@ -265,7 +265,7 @@ async def _events(running: Running, box: Toolbox, head: dict[str, Any], most: in
                 yield told("message_delta", delta=end, usage=_usage(usage([got])), timings=timings(got.stats))
         yield told("message_stop")
     except Exception as error:
-        yield event(from_error(error).body("/v1/messages"), "error")
+        yield event(problems.told(error, "/v1/messages"), "error")
 
 
 class _Blocks:

@@ -19,7 +19,7 @@ from edgeinfer.server.api.fields import Body, Function, Sampling, StreamOptions,
 from edgeinfer.server.api.kept import Kept
 from edgeinfer.server.api.output import Output
 from edgeinfer.server.asking import Ask, Asking, Running, timings, usage
-from edgeinfer.server.problems import JSON, Problem, from_error
+from edgeinfer.server.problems import JSON, Problem, told
 from edgeinfer.server.sse import EventStream, event, unless_left
 
 __all__ = ["ResponseBody", "router"]
@@ -277,8 +277,8 @@ async def _events(running: Running, output: Output, head: dict[str, Any], ended:
                 whole = ended(got)
                 yield numbered(f"response.{whole['status']}", response=whole)
     except Exception as error:
-        problem = from_error(error)
-        failed = {**begun, "status": "failed", "error": {"code": "server_error", "message": problem.message}}
+        message = told(error, "/v1/responses")["error"]["message"]
+        failed = {**begun, "status": "failed", "error": {"code": "server_error", "message": message}}
         yield numbered("response.failed", response=failed)
 
 
