@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.core import Answer, FinishReason, ModelInfo, Token
+from edgeinfer.core import Answer, FinishReason, ModelInfo
 from edgeinfer.engines import Engine, EngineConfig, devices
 from edgeinfer.engines.base import KVType
 from edgeinfer.errors import EdgeInferError, UsageError
@@ -31,7 +31,7 @@ from edgeinfer.prompt import ChatMessage, OverflowPolicy, Prompt, PromptBuilder
 from edgeinfer.request import EmbedRequest, Request
 from edgeinfer.sampling import Constraint, Sampler
 from edgeinfer.speculate import Speculator
-from edgeinfer.stream import AsyncStream, Delivery, Stream
+from edgeinfer.stream import AsyncStream, Delivery, Event, Stream
 from edgeinfer.text import ChatTemplate, Codec, Tokenizer
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _LOG = logging.getLogger("edgeinfer")
 
 Messages = Sequence[ChatMessage]
 PromptLike = str | Sequence[int] | Messages
+Floats = npt.NDArray[np.float32]
 
 
 class LLM:
@@ -168,6 +169,21 @@ class LLM:
         """(requests being computed, requests waiting)"""
         return self._loop.load
 
+    @property
+    def pulse(self) -> tuple[int, int]:
+        """(steps that have ended, tokens of the pass under way), for whoever watches that it does not stand still."""
+        return self._loop.pulse
+
+    @property
+    def tokenizer(self) -> Codec:
+        """The model's vocabulary. It is closed with the model."""
+        return self._tokenizer
+
+    @property
+    def template(self) -> ChatTemplate | None:
+        """The chat template in use; None where the model has none."""
+        return self._prompts.template
+
     # ---- answers
 
     def stream(self, prompt: PromptLike, **options: Any) -> Stream:
@@ -205,15 +221,16 @@ class LLM:
             return [stream.answer for stream in streams]
 
     def submit(
-        self, prompt: PromptLike, deliver: Callable[[Token | Answer | EdgeInferError], None], **options: Any
+        self, prompt: PromptLike, deliver: Callable[[Event], None], *, remember: bool = True, **options: Any
     ) -> Callable[[], None]:
         """Begin to answer, for who has many requests under way and a thread for none: ``deliver`` is called on the
         engine's thread with each `Token`, then once with the `Answer` or the error; it must return quickly and not
-        raise. Returns what cancels. The prompt's tokens are those of its text, whatever was answered before, so that
-        the same request has the same answer in any company. Options and errors as for `stream`."""
+        raise. Returns what cancels. Without ``remember`` the prompt's tokens are those of its text, whatever was
+        answered before, so that the same request has the same answer in any company. Options and errors as for
+        `stream`."""
         chosen = self._defaults.updated(options)
-        built = self._build(prompt, chosen, self._plain_prompts)
-        return self._submit(built.token_ids, chosen, deliver, built.n_dropped, remember=False)
+        built = self._build(prompt, chosen, self._prompts if remember else self._plain_prompts)
+        return self._submit(built.token_ids, chosen, deliver, built.n_dropped, remember=remember)
 
     @staticmethod
     def _finish(stream: Stream) -> Answer:
@@ -244,17 +261,30 @@ class LLM:
 
         Raises `ContextOverflow` for a text that does not fit, `UsageError` for an empty one.
         """
-        futures = [self._submit_embed(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        futures = [self._future_embed(text) for text in ([texts] if isinstance(texts, str) else texts)]
         return _pooled([future.result() for future in futures], normalize)
 
     async def aembed(self, texts: str | Sequence[str], *, normalize: bool = True) -> npt.NDArray[np.float32]:
         """`embed`, awaited."""
-        futures = [self._submit_embed(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        futures = [self._future_embed(text) for text in ([texts] if isinstance(texts, str) else texts)]
         return _pooled(await asyncio.gather(*map(asyncio.wrap_future, futures)), normalize)
 
-    def count_tokens(self, prompt: PromptLike) -> int:
+    def submit_embed(
+        self, text: str | Sequence[int], deliver: Callable[[Floats | EdgeInferError], None]
+    ) -> tuple[int, Callable[[], None]]:
+        """Begin to embed one text, or its token ids: ``deliver`` is called on the engine's thread with the mean of the
+        last hidden states, shape ``(n_embd,)``, of length 1, or with an error. Returns (tokens, what cancels it).
+        Raises as `embed`."""
+        sink = _EmbedSink(lambda got: deliver(got if isinstance(got, EdgeInferError) else _pooled([got], True)[0]))
+        return self._submit_embed(text, sink)
+
+    def count_tokens(self, prompt: PromptLike, tools: Sequence[Mapping[str, Any]] | None = None) -> int:
         """How many tokens the prompt has, template included, whether it fits or not."""
-        return len(self._prompts.encode(prompt))
+        return len(self.encode(prompt, tools))
+
+    def encode(self, prompt: PromptLike, tools: Sequence[Mapping[str, Any]] | None = None) -> npt.NDArray[np.int32]:
+        """The token ids of a prompt as they would be computed, template included, whether they fit or not."""
+        return self._prompts.encode(prompt, tools)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token adds to a text; none for a control token."""
@@ -300,7 +330,11 @@ class LLM:
 
     def _build(self, prompt: PromptLike, chosen: RequestOptions, prompts: PromptBuilder | None = None) -> Prompt:
         return (prompts or self._prompts).build(
-            prompt, max_tokens=chosen.sampling.max_tokens, policy=chosen.on_overflow, summarise=self._summarise
+            prompt,
+            max_tokens=chosen.sampling.max_tokens,
+            policy=chosen.on_overflow,
+            summarise=self._summarise,
+            tools=chosen.tools,
         )
 
     def _summarise(self, messages: Messages) -> str:
@@ -375,26 +409,35 @@ class LLM:
 
         return compile_grammar(chosen.sampling.grammar, self._tokenizer)()
 
-    def _submit_embed(self, text: str) -> Future[npt.NDArray[np.float32]]:
-        future: Future[npt.NDArray[np.float32]] = Future()
-        ids = self._tokenizer.encode(text, add_bos=self._tokenizer.adds_bos)
-        self._loop.submit(EmbedRequest(ids, _EmbedSink(future), n_ctx=self.n_ctx))
+    def _submit_embed(self, text: str | Sequence[int], sink: _EmbedSink) -> tuple[int, Callable[[], None]]:
+        if isinstance(text, str):
+            ids = self._tokenizer.encode(text, add_bos=self._tokenizer.adds_bos)
+        else:
+            ids = self._prompts.encode(text)
+        request = EmbedRequest(ids, sink, n_ctx=self.n_ctx)
+        self._loop.submit(request)
+        return len(ids), lambda: self._loop.cancel(request)
+
+    def _future_embed(self, text: str) -> Future[Floats]:
+        future: Future[Floats] = Future()
+
+        def settle(got: Floats | EdgeInferError) -> None:
+            with contextlib.suppress(Exception):  # cancelled by the one who waited
+                if isinstance(got, EdgeInferError):
+                    future.set_exception(got)
+                else:
+                    future.set_result(got)
+
+        self._submit_embed(text, _EmbedSink(settle))
         return future
 
 
 class _EmbedSink:
-    """Hands an embedding to the future that waits for it."""
+    """Hands hidden states, or an error, to whoever waits for them."""
 
-    def __init__(self, future: Future[npt.NDArray[np.float32]]) -> None:
-        self._future = future
-
-    def embedded(self, states: npt.NDArray[np.float32]) -> None:
-        with contextlib.suppress(Exception):  # cancelled by the one who waited
-            self._future.set_result(states)
-
-    def failed(self, error: EdgeInferError) -> None:
-        with contextlib.suppress(Exception):
-            self._future.set_exception(error)
+    def __init__(self, deliver: Callable[[Floats | EdgeInferError], None]) -> None:
+        self.embedded: Callable[[Floats], None] = deliver
+        self.failed: Callable[[EdgeInferError], None] = deliver
 
 
 def _pooled(states: Sequence[npt.NDArray[np.float32]], normalize: bool) -> npt.NDArray[np.float32]:

@@ -110,7 +110,9 @@ class LocalComputer:
         cancels: list[Callable[[], None]] = []
         try:
             for i in range(row.n):
-                cancels.append(self._llm.submit(row.prompt, self._hears(asked, i), **_seeded(row.options, i)))
+                cancels.append(
+                    self._llm.submit(row.prompt, self._hears(asked, i), remember=False, **_seeded(row.options, i))
+                )
         except BaseException:
             for cancel in cancels:
                 cancel()
