@@ -19,7 +19,7 @@ PACKAGE = ROOT / "edgeinfer"
 # Lowest first. A module imports from its own layer and those below. A new module gets its place here when it is born.
 LAYERS = (
     {"errors"},
-    {"core", "env", "files"},
+    {"core", "env", "files", "process"},
     {"gguf", "kernels", "device", "catalog"},
     {"packed", "onnx"},
     {"coverage", "described", "engines", "memory", "memory_onnx"},
