@@ -68,7 +68,7 @@ def _session(flags: Mapping[str, Any], given: set[str]) -> Session:
     """The conversation to go on with, or a new one. What it was left with (model, settings, system prompt) stays,
     except for what is given on the command line."""
     from edgeinfer import catalog, sessions
-    from edgeinfer.cli.chatting.conversation import Conversation, named, unnamed
+    from edgeinfer.conversation import Conversation, named, unnamed
 
     settings = {**options.sampling_arguments(flags), "on_overflow": flags["on_overflow"]}
     model = flags["model"] or catalog.DEFAULT_MODEL
@@ -115,7 +115,7 @@ def _interactive(flags: Mapping[str, Any], session: Session) -> None:
 
 def _once(flags: Mapping[str, Any], session: Session, prompt: str) -> None:
     from edgeinfer.cli import loading, oneshot
-    from edgeinfer.cli.chatting.conversation import Conversation
+    from edgeinfer.conversation import Conversation
     from edgeinfer.sessions import Turn
 
     conversation = Conversation(session)

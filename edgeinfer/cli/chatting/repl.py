@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from edgeinfer import env, sessions
 from edgeinfer.cli import Terminated, loading
 from edgeinfer.cli.chatting import commands
-from edgeinfer.cli.chatting.conversation import Conversation
 from edgeinfer.cli.chatting.editor import Editor
 from edgeinfer.cli.chatting.screen import Screen
+from edgeinfer.conversation import Conversation
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.sessions import Session, Turn
 
