@@ -96,7 +96,7 @@ class GrowingAnswer:
     # ---- blocks
 
     def _settle(self) -> bool:
-        """Write what is open; keep what cannot change any more. True where a block of code began, whose lines follow."""
+        """Write what is open, for good what cannot change any more. True where code began, whose lines follow."""
         tokens = parser().parse(self._open)
         if not tokens:
             return False
@@ -164,6 +164,8 @@ def _last_start(tokens: list[Token]) -> int:
     """Where the last block begins that may still change: one of the top level, or a top-level list's last item."""
     start = max(i for i, token in enumerate(tokens) if token.level == 0 and token.nesting >= 0)
     if tokens[start].type.endswith("_list_open"):
-        items = [i for i, token in enumerate(tokens) if i > start and token.type == "list_item_open" and token.level == 1]
+        items = [
+            i for i, token in enumerate(tokens) if i > start and token.type == "list_item_open" and token.level == 1
+        ]
         return items[-1] if len(items) > 1 else start
     return start
