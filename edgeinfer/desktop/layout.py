@@ -63,6 +63,7 @@ class Layout(QObject):
         self._models = self._make_models()
         self._sessions = QListWidget(accessibleName="Conversations")
         self._sessions.setTextElideMode(Qt.TextElideMode.ElideRight)
+        self._sessions.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._sessions.itemActivated.connect(self._session_chosen)
         self._sessions.itemClicked.connect(self._session_chosen)
         window.setCentralWidget(self._make_centre())

@@ -46,7 +46,7 @@ class SettingsPanel(QWidget):
         self._system.setTabChangesFocus(True)
         self._system.setFixedHeight(5 * self.fontMetrics().lineSpacing())
         self._system.textChanged.connect(lambda: self._tell_system(self._system.toPlainText()))
-        form.addRow("System &prompt", self._system)
+        form.addRow("S&ystem prompt", self._system)
         self._numbers: dict[str, QDoubleSpinBox] = {}
         for name, label, low, high, step, help_text in _NUMBERS:
             box = QDoubleSpinBox(minimum=low, maximum=high, singleStep=step, decimals=2, toolTip=help_text)
