@@ -39,7 +39,7 @@ LAYERS = (
         "stream",
         "tune",
     },
-    {"__main__", "batch", "cli", "desktop", "respond", "server"},
+    {"__main__", "batch", "cli", "desktop", "pyinstaller", "respond", "server"},
 )
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 

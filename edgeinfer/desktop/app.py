@@ -94,22 +94,24 @@ def _run(flags: dict[str, Any], session: Session) -> int:
     outcome: list[Answer | EdgeInferError] = []
     if flags["prompt"]:
         if flags["once"]:
-            window.answered.connect(lambda answer: (outcome.append(answer), window.close()))
+            window.answered.connect(outcome.append)
+            window.answered.connect(window.close)
         window.ask(flags["prompt"])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: window.close())  # heard within a second: Qt's loop runs a timer of ours
     window.show()
     application.exec()
+    notices = window.llm.notices if window.llm is not None else ()
     window.finish()
-    return _told(outcome[-1], flags["as_json"]) if outcome else 0
+    return _told(outcome[-1], notices, flags["as_json"]) if outcome else 0
 
 
-def _told(outcome: Answer | EdgeInferError, as_json: bool) -> int:
+def _told(outcome: Answer | EdgeInferError, notices: Sequence[str], as_json: bool) -> int:
     """Print the answer of ``--once``, where there is somewhere to print."""
     if isinstance(outcome, EdgeInferError):
         raise outcome
     if sys.stdout is not None:
         stats = dataclasses.asdict(outcome.stats)
-        document = {"text": outcome.text, "finish_reason": outcome.finish_reason, "stats": stats}
+        document = {"text": outcome.text, "finish_reason": outcome.finish_reason, "stats": stats, "notices": notices}
         print(json.dumps(document) if as_json else outcome.text, flush=True)
     return 0

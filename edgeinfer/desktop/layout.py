@@ -61,13 +61,14 @@ class Layout(QObject):
         ):
             button.setToolTip(tip)
         self._models = self._make_models()
-        self._sessions = QListWidget(accessibleName="Conversations")
+        self._sessions = QListWidget()
+        self._sessions.setAccessibleName("Conversations")
         self._sessions.setTextElideMode(Qt.TextElideMode.ElideRight)
         self._sessions.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._sessions.itemActivated.connect(self._session_chosen)
         self._sessions.itemClicked.connect(self._session_chosen)
         window.setCentralWidget(self._make_centre())
-        self.settings_dock = QDockWidget("Settings", window, objectName="settings")
+        self.settings_dock = QDockWidget("Settings", window)
         self.settings_dock.setWidget(self.settings)
         window.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, self.settings_dock)
         self.settings_dock.hide()
@@ -75,7 +76,8 @@ class Layout(QObject):
         self.composer.setFocus()
 
     def _make_models(self) -> QComboBox:
-        box = QComboBox(accessibleName="Model")
+        box = QComboBox()
+        box.setAccessibleName("Model")
         box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         for card in catalog.cards().values():
             if card.template.format == "none":
@@ -126,7 +128,8 @@ class Layout(QObject):
         self._doing, self._timing, self._memory = QLabel(), QLabel(), QLabel()
         self._timing.setAccessibleName("What the last answer cost")
         self._memory.setAccessibleName("Memory")
-        self._progress = QProgressBar(maximum=1000, maximumWidth=200, textVisible=False)
+        self._progress = QProgressBar(maximum=1000, textVisible=False)
+        self._progress.setMaximumWidth(200)
         self._progress.hide()
         bar.addWidget(self._doing)
         bar.addWidget(self._progress)

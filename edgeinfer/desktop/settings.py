@@ -49,24 +49,31 @@ class SettingsPanel(QWidget):
         form.addRow("S&ystem prompt", self._system)
         self._numbers: dict[str, QDoubleSpinBox] = {}
         for name, label, low, high, step, help_text in _NUMBERS:
-            box = QDoubleSpinBox(minimum=low, maximum=high, singleStep=step, decimals=2, toolTip=help_text)
+            box = QDoubleSpinBox(minimum=low, maximum=high, singleStep=step, decimals=2)
+            box.setToolTip(help_text)
             box.valueChanged.connect(lambda value, name=name: self._tell(name, round(value, 2)))
             self._numbers[name] = box
             form.addRow(label, box)
-        self._top_k = QSpinBox(maximum=1000, specialValueText="all", toolTip="only so many of the likeliest tokens")
-        self._top_k.valueChanged.connect(lambda value: self._tell("top_k", value))
+        self._top_k = self._count("top_k", 1000, "all", "only so many of the likeliest tokens")
         form.addRow("Top-&k", self._top_k)
-        self._max_tokens = QSpinBox(
-            maximum=1 << 20, specialValueText="until it ends", toolTip="most tokens of an answer"
-        )
-        self._max_tokens.valueChanged.connect(lambda value: self._tell("max_tokens", value or None))
+        self._max_tokens = self._count("max_tokens", 1 << 20, "until it ends", "most tokens of an answer")
         form.addRow("&Longest answer", self._max_tokens)
-        self._seed = QLineEdit(placeholderText="a fresh one", toolTip="same seed, same answer")
+        self._seed = QLineEdit(placeholderText="a fresh one")
+        self._seed.setToolTip("same seed, same answer")
         self._seed.editingFinished.connect(self._tell_seed)
         form.addRow("&Seed", self._seed)
         defaults = QPushButton("&Defaults")
         defaults.clicked.connect(self._to_defaults)
         form.addRow(defaults)
+
+    def _count(self, name: str, high: int, none: str, help_text: str) -> QSpinBox:
+        """A whole number, whose 0 stands for ``none``."""
+        box = QSpinBox(maximum=high)
+        box.setSpecialValueText(none)
+        box.setToolTip(help_text)
+        empty = None if name == "max_tokens" else 0
+        box.valueChanged.connect(lambda value: self._tell(name, value or empty))
+        return box
 
     def fill(self, settings: Mapping[str, Any], system: str) -> None:
         """Show these, and tell nobody."""

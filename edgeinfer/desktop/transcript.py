@@ -69,7 +69,7 @@ class Transcript(QTextBrowser):
     def _do(self, work: Callable[[], None]) -> None:
         """Now, or after what is still being written."""
         if self._work:
-            self._work.append(work() for _ in range(1))
+            self._work.append(_once(work))
         else:
             work()
 
@@ -185,6 +185,11 @@ class Transcript(QTextBrowser):
             block = block.next()
             lines.append(block.text())
         return "\n".join(lines) + "\n"
+
+
+def _once(work: Callable[[], None]) -> Iterator[None]:
+    work()
+    yield
 
 
 class _Following:

@@ -12,16 +12,17 @@ import pytest
 pytest.importorskip("PySide6", reason="needs the extra [desktop]")
 os.environ["QT_QPA_PLATFORM"] = "offscreen"
 
-from PySide6.QtCore import QEvent, QCoreApplication
+from PySide6.QtCore import QCoreApplication, QEvent
 from PySide6.QtWidgets import QApplication
+from scripted_chat import scripted
 
 from edgeinfer import LLM
 from edgeinfer.conversation import unnamed
 from edgeinfer.desktop.app import need_qt
 from edgeinfer.desktop.window import Window
-from scripted_chat import scripted
 
-@pytest.fixture(scope="session")
+
+@pytest.fixture(scope="session", autouse=True)
 def application() -> QApplication:
     need_qt()
     found = QApplication.instance()
@@ -45,7 +46,7 @@ def wait(application: QApplication) -> Callable[..., None]:
 
 
 @pytest.fixture
-def windows(application: QApplication) -> Iterator[Callable[..., Window]]:
+def windows() -> Iterator[Callable[..., Window]]:
     """``windows(open_model)``: an open window, which is closed at the end."""
     made: list[Window] = []
 

@@ -6,8 +6,7 @@ import random
 import time
 
 import pytest
-from PySide6.QtGui import QTextDocument
-from PySide6.QtWidgets import QApplication
+from PySide6.QtGui import QTextBlock, QTextDocument
 
 from edgeinfer.desktop import theme
 from edgeinfer.desktop.growing import GrowingAnswer
@@ -107,12 +106,12 @@ def in_pieces(source: str, sizes: list[int]) -> QTextDocument:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 60, 10_000])
 @pytest.mark.parametrize("n_lines", [None, 9, 24, 31, 36, 42])
-def test_pieces_show_what_the_whole_does(application: QApplication, size: int, n_lines: int | None) -> None:
+def test_pieces_show_what_the_whole_does(size: int, n_lines: int | None) -> None:
     source = "\n".join(SOURCE.split("\n")[:n_lines])
     assert picture(in_pieces(source, [size])) == picture(at_once(source))
 
 
-def test_pieces_of_any_size(application: QApplication) -> None:
+def test_pieces_of_any_size() -> None:
     chance = random.Random(7)
     for _ in range(10):
         sizes = [chance.randint(1, 40) for _ in range(17)]
@@ -121,16 +120,30 @@ def test_pieces_of_any_size(application: QApplication) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["```", "```\n", "```py\nx", "```py\nx\n``", "~~~\na\n", "- ", "1.", "|a|\n|-|", "> ", "\n\n\n", "\r\n", "\0", "a\r\nb"],
+    [
+        "```",
+        "```\n",
+        "```py\nx",
+        "```py\nx\n``",
+        "~~~\na\n",
+        "- ",
+        "1.",
+        "|a|\n|-|",
+        "> ",
+        "\n\n\n",
+        "\r\n",
+        "\0",
+        "a\r\nb",
+    ],
 )
-def test_odd_ends(application: QApplication, source: str) -> None:
+def test_odd_ends(source: str) -> None:
     document = in_pieces(source, [1])
     for letter in source:
         if letter.isalpha() and "py" not in source:
             assert letter in document.toPlainText()
 
 
-def test_a_piece_costs_the_same_at_the_end(application: QApplication) -> None:
+def test_a_piece_costs_the_same_at_the_end() -> None:
     """Ten times the answer, not ten times the price of a token."""
     costs = []
     for n_times in (1, 10):
@@ -145,7 +158,7 @@ def test_a_piece_costs_the_same_at_the_end(application: QApplication) -> None:
     assert costs[1] < 4 * costs[0] + 0.05
 
 
-def test_nothing_of_a_model_is_html_or_loaded_or_hidden(application: QApplication) -> None:
+def test_nothing_of_a_model_is_html_or_loaded_or_hidden() -> None:
     hostile = (
         "<script>alert(1)</script> <img src='file:///etc/passwd'> ![x](file:///etc/passwd)\n\n"
         "[click](javascript:alert(1)) [file](file:///etc/passwd) [ok](https://example.com/)\n\n"
@@ -160,7 +173,7 @@ def test_nothing_of_a_model_is_html_or_loaded_or_hidden(application: QApplicatio
     assert targets == {"", "https://example.com/"}
 
 
-def blocks(document: QTextDocument) -> list[object]:
+def blocks(document: QTextDocument) -> list[QTextBlock]:
     found = []
     block = document.begin()
     while block.isValid():

@@ -15,8 +15,8 @@ from PySide6.QtCore import QMimeData, Qt, QUrl
 from PySide6.QtGui import QGuiApplication, QPalette, QTextDocument
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QWidget
-
 from scripted_chat import ANSWER, scripted
+
 from edgeinfer import LLM, sessions
 from edgeinfer.core import Answer
 from edgeinfer.desktop.window import Window
@@ -234,9 +234,7 @@ def test_an_error_of_a_request_is_shown_and_the_question_kept(windows: Make, wai
     assert ask(window, "x", wait).text == ANSWER
 
 
-def test_a_disk_that_cannot_be_written_is_said_once(
-    windows: Make, wait: Wait, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_cannot_be_written_is_said_once(windows: Make, wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_session: object) -> None:
         raise OSError(28, "No space left on device", "sessions")
 
@@ -262,8 +260,8 @@ def test_closing_in_the_middle_keeps_what_was_said(windows: Make, wait: Wait) ->
     saved = sessions.load(window.conversation.session.name)
     assert saved.turns[1].content.startswith("word word")
     assert saved.turns[1].finish == "cancelled"
+    assert llm
     with pytest.raises(EdgeInferError, match="closed"):
-        assert llm
         llm.generate("x")
 
 
@@ -287,10 +285,10 @@ def test_everything_has_a_name_for_those_who_cannot_see(windows: Make) -> None:
     for widget in (ui.transcript, ui.composer, ui._models, ui._sessions):
         assert widget.accessibleName()
     order: list[QWidget] = []
-    widget = ui.composer.nextInFocusChain()
-    while widget is not ui.composer:
-        order.append(widget)
-        widget = widget.nextInFocusChain()
+    following = ui.composer.nextInFocusChain()
+    while following is not None and following is not ui.composer:
+        order.append(following)
+        following = following.nextInFocusChain()
     for needed in (ui.transcript, ui.send, ui.stop, ui._models, ui._sessions):
         assert needed in order
     assert {action.shortcut().toString() for action in window.actions_by_name.values()} >= {"Ctrl+N", "Esc", "Ctrl+R"}
