@@ -22,11 +22,13 @@ __all__ = [
     "Stream",
     "Token",
     "__version__",
+    "batch",
 ]
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from edgeinfer import batch
     from edgeinfer.core import Answer, GenerationStats, Grammar, Message, SamplingParams, Token
     from edgeinfer.errors import EdgeInferError
     from edgeinfer.llm import LLM, Stream
@@ -41,6 +43,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Public names load on first use, so that ``edgeinfer --help`` and small imports stay quick."""
+    if name == "batch":
+        return importlib.import_module("edgeinfer.batch")
     if name not in _HOMES:
         raise AttributeError(f"module 'edgeinfer' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"edgeinfer.{_HOMES[name]}"), name)

@@ -23,7 +23,7 @@ from edgeinfer.core import GenerationStats, SamplingParams
 from edgeinfer.coverage import work
 from edgeinfer.described import Described
 from edgeinfer.engines import Engine, EngineConfig
-from edgeinfer.engines.base import Slice
+from edgeinfer.engines.base import KVType, Slice
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.request import Request
 from edgeinfer.sampling import Sampled, Sampler
@@ -99,7 +99,7 @@ class _Silent:
         raise error
 
 
-def bench_config(n_past: int, n_threads: int, *, kernels: bool = True) -> EngineConfig:
+def bench_config(n_past: int, n_threads: int, *, kernels: bool = True, kv_type: KVType = "f16") -> EngineConfig:
     """How an engine is opened to be measured: 16 sequences that share one cache."""
     n_ctx = max(4096, n_past + 2048)
     return EngineConfig(
@@ -108,6 +108,7 @@ def bench_config(n_past: int, n_threads: int, *, kernels: bool = True) -> Engine
         n_cells=n_ctx,
         n_threads=n_threads,
         n_threads_batch=n_threads,
+        kv_type=kv_type,
         kernels=kernels,
     )
 

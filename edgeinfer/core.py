@@ -146,7 +146,7 @@ class GenerationStats:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A finished answer. ``n_dropped`` messages were left out to make the conversation fit (never without being asked
-    to)."""
+    to). ``stop``: the stop string that ended it, if one did."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -154,6 +154,7 @@ class Answer:
     stats: GenerationStats
     tokens: tuple[Token, ...] = ()
     n_dropped: int = 0
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@
     ├── DraftUnavailable                     a draft model that cannot be made from a model, here or at all
     ├── TemplateError                        a chat template that fails, or exceeds its limits
     ├── DownloadError                        a source that did not deliver, or delivered another file
+    ├── CheckFailed                          figures that do not keep the limits they were held against
     ├── NumericError                         a model produced logits that are not numbers
     ├── EngineError                          the runtime underneath failed
     └── RequestCancelled                     the caller cancelled, or a deadline passed
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 __all__ = [
     "BackendUnavailable",
+    "CheckFailed",
     "ContextOverflow",
     "DownloadError",
     "DraftUnavailable",
@@ -116,6 +118,10 @@ class TemplateError(EdgeInferError):
 class DownloadError(EdgeInferError):
     """A model source did not deliver, or delivered a file with another hash. What arrived so far is kept for a
     resume."""
+
+
+class CheckFailed(EdgeInferError):
+    """Everything ran, and the figures do not keep the limits that were asked for (``verify``, ``evaluate --gate``)."""
 
 
 class NumericError(EdgeInferError):

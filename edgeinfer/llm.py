@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +31,7 @@ from edgeinfer.prompt import ChatMessage, OverflowPolicy, Prompt, PromptBuilder
 from edgeinfer.request import EmbedRequest, Request
 from edgeinfer.sampling import Constraint, Sampler
 from edgeinfer.speculate import Speculator
-from edgeinfer.stream import AsyncStream, Delivery, Stream
+from edgeinfer.stream import AsyncStream, Delivery, Event, Stream
 from edgeinfer.text import ChatTemplate, Codec, Tokenizer
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _LOG = logging.getLogger("edgeinfer")
 
 Messages = Sequence[ChatMessage]
 PromptLike = str | Sequence[int] | Messages
+Floats = npt.NDArray[np.float32]
 
 
 class LLM:
@@ -142,12 +143,15 @@ class LLM:
         self._defaults = RequestOptions().updated({"on_overflow": on_overflow})
         self._tokenizer = opened.tokenizer
         self.n_ctx = opened.engine.n_ctx
+        self.n_parallel = min(opened.n_parallel or opened.engine.n_seq_max, opened.engine.n_seq_max)
+        self.has_template = opened.template is not None
         self.notices = opened.notices
         self.plan = opened.plan
         self.placement = opened.placement
         self._info = opened.info
         self._prompts = PromptBuilder(opened.tokenizer, opened.template, self.n_ctx)
-        self._live: dict[int, Callable[[FinishReason], None]] = {}
+        self._plain_prompts = PromptBuilder(opened.tokenizer, opened.template, self.n_ctx)  # never told an answer
+        self._live: dict[object, Callable[[FinishReason], None]] = {}
         self._live_lock = threading.Lock()
         self._loop = EngineLoop(opened.engine, opened.speculator, n_parallel=opened.n_parallel, shelf=opened.shelf)
         # Also runs at exit and when the last reference goes, so that no thread outlives the model.
@@ -164,6 +168,21 @@ class LLM:
     def load(self) -> tuple[int, int]:
         """(requests being computed, requests waiting)"""
         return self._loop.load
+
+    @property
+    def pulse(self) -> tuple[int, int]:
+        """(steps that have ended, tokens of the pass under way), for whoever watches that it does not stand still."""
+        return self._loop.pulse
+
+    @property
+    def tokenizer(self) -> Codec:
+        """The model's vocabulary. It is closed with the model."""
+        return self._tokenizer
+
+    @property
+    def template(self) -> ChatTemplate | None:
+        """The chat template in use; None where the model has none."""
+        return self._prompts.template
 
     # ---- answers
 
@@ -201,6 +220,18 @@ class LLM:
             streams = [open_streams.enter_context(self.stream(prompt, **options, seed=one)) for one in seeds]
             return [stream.answer for stream in streams]
 
+    def submit(
+        self, prompt: PromptLike, deliver: Callable[[Event], None], *, remember: bool = True, **options: Any
+    ) -> Callable[[], None]:
+        """Begin to answer, for who has many requests under way and a thread for none: ``deliver`` is called on the
+        engine's thread with each `Token`, then once with the `Answer` or the error; it must return quickly and not
+        raise. Returns what cancels. Without ``remember`` the prompt's tokens are those of its text, whatever was
+        answered before, so that the same request has the same answer in any company. Options and errors as for
+        `stream`."""
+        chosen = self._defaults.updated(options)
+        built = self._build(prompt, chosen, self._prompts if remember else self._plain_prompts)
+        return self._submit(built.token_ids, chosen, deliver, built.n_dropped, remember=remember)
+
     @staticmethod
     def _finish(stream: Stream) -> Answer:
         with stream:
@@ -230,17 +261,34 @@ class LLM:
 
         Raises `ContextOverflow` for a text that does not fit, `UsageError` for an empty one.
         """
-        futures = [self._submit_embed(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        futures = [self._future_embed(text) for text in ([texts] if isinstance(texts, str) else texts)]
         return _pooled([future.result() for future in futures], normalize)
 
     async def aembed(self, texts: str | Sequence[str], *, normalize: bool = True) -> npt.NDArray[np.float32]:
         """`embed`, awaited."""
-        futures = [self._submit_embed(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        futures = [self._future_embed(text) for text in ([texts] if isinstance(texts, str) else texts)]
         return _pooled(await asyncio.gather(*map(asyncio.wrap_future, futures)), normalize)
 
-    def count_tokens(self, prompt: PromptLike) -> int:
+    def submit_embed(
+        self, text: str | Sequence[int], deliver: Callable[[Floats | EdgeInferError], None]
+    ) -> tuple[int, Callable[[], None]]:
+        """Begin to embed one text, or its token ids: ``deliver`` is called on the engine's thread with the mean of the
+        last hidden states, shape ``(n_embd,)``, of length 1, or with an error. Returns (tokens, what cancels it).
+        Raises as `embed`."""
+        sink = _EmbedSink(lambda got: deliver(got if isinstance(got, EdgeInferError) else _pooled([got], True)[0]))
+        return self._submit_embed(text, sink)
+
+    def count_tokens(self, prompt: PromptLike, tools: Sequence[Mapping[str, Any]] | None = None) -> int:
         """How many tokens the prompt has, template included, whether it fits or not."""
-        return len(self._prompts.encode(prompt))
+        return len(self.encode(prompt, tools))
+
+    def encode(self, prompt: PromptLike, tools: Sequence[Mapping[str, Any]] | None = None) -> npt.NDArray[np.int32]:
+        """The token ids of a prompt as they would be computed, template included, whether they fit or not."""
+        return self._prompts.encode(prompt, tools)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token adds to a text; none for a control token."""
+        return self._tokenizer.token_bytes(token_id)
 
     def cancel(self, stream: Stream | AsyncStream | None = None) -> None:
         """Cancel one stream, or without an argument everything that runs or waits."""
@@ -280,9 +328,13 @@ class LLM:
 
     # ---- requests
 
-    def _build(self, prompt: PromptLike, chosen: RequestOptions) -> Prompt:
-        return self._prompts.build(
-            prompt, max_tokens=chosen.sampling.max_tokens, policy=chosen.on_overflow, summarise=self._summarise
+    def _build(self, prompt: PromptLike, chosen: RequestOptions, prompts: PromptBuilder | None = None) -> Prompt:
+        return (prompts or self._prompts).build(
+            prompt,
+            max_tokens=chosen.sampling.max_tokens,
+            policy=chosen.on_overflow,
+            summarise=self._summarise,
+            tools=chosen.tools,
         )
 
     def _summarise(self, messages: Messages) -> str:
@@ -296,7 +348,13 @@ class LLM:
         return self.chat(question, **options).text.strip()
 
     def _submit(
-        self, ids: npt.NDArray[np.int32], chosen: RequestOptions, deliver: Callable[[Any], None], n_dropped: int
+        self,
+        ids: npt.NDArray[np.int32],
+        chosen: RequestOptions,
+        deliver: Callable[[Any], None],
+        n_dropped: int,
+        *,
+        remember: bool = True,
     ) -> Callable[[], None]:
         """Queue a request; returns what cancels it."""
         params = chosen.sampling
@@ -305,13 +363,15 @@ class LLM:
             params, vocabulary.n_vocab, ids, constraint=self._constraint(chosen), eos_ids=vocabulary.eog_ids
         )
         timer: threading.Timer | None = None
+        # Not the request itself, which would then hold itself alive until Python looks for cycles.
+        ticket = object()
 
         def finished(answer: Answer | None) -> None:
             if timer is not None:
                 timer.cancel()
             with self._live_lock:
-                self._live.pop(id(request), None)
-            if answer is not None and answer.text:
+                self._live.pop(ticket, None)
+            if remember and answer is not None and answer.text:
                 self._prompts.memory.remember(ids, answer.token_ids, answer.text)
 
         sink = Delivery(vocabulary, params.stop, deliver, finished, n_dropped)
@@ -334,7 +394,7 @@ class LLM:
             timer.daemon = True
             timer.start()
         with self._live_lock:
-            self._live[id(request)] = cancel
+            self._live[ticket] = cancel
         try:
             self._loop.submit(request)
         except EdgeInferError:
@@ -349,26 +409,35 @@ class LLM:
 
         return compile_grammar(chosen.sampling.grammar, self._tokenizer)()
 
-    def _submit_embed(self, text: str) -> Future[npt.NDArray[np.float32]]:
-        future: Future[npt.NDArray[np.float32]] = Future()
-        ids = self._tokenizer.encode(text, add_bos=self._tokenizer.adds_bos)
-        self._loop.submit(EmbedRequest(ids, _EmbedSink(future), n_ctx=self.n_ctx))
+    def _submit_embed(self, text: str | Sequence[int], sink: _EmbedSink) -> tuple[int, Callable[[], None]]:
+        if isinstance(text, str):
+            ids = self._tokenizer.encode(text, add_bos=self._tokenizer.adds_bos)
+        else:
+            ids = self._prompts.encode(text)
+        request = EmbedRequest(ids, sink, n_ctx=self.n_ctx)
+        self._loop.submit(request)
+        return len(ids), lambda: self._loop.cancel(request)
+
+    def _future_embed(self, text: str) -> Future[Floats]:
+        future: Future[Floats] = Future()
+
+        def settle(got: Floats | EdgeInferError) -> None:
+            with contextlib.suppress(Exception):  # cancelled by the one who waited
+                if isinstance(got, EdgeInferError):
+                    future.set_exception(got)
+                else:
+                    future.set_result(got)
+
+        self._submit_embed(text, _EmbedSink(settle))
         return future
 
 
 class _EmbedSink:
-    """Hands an embedding to the future that waits for it."""
+    """Hands hidden states, or an error, to whoever waits for them."""
 
-    def __init__(self, future: Future[npt.NDArray[np.float32]]) -> None:
-        self._future = future
-
-    def embedded(self, states: npt.NDArray[np.float32]) -> None:
-        with contextlib.suppress(Exception):  # cancelled by the one who waited
-            self._future.set_result(states)
-
-    def failed(self, error: EdgeInferError) -> None:
-        with contextlib.suppress(Exception):
-            self._future.set_exception(error)
+    def __init__(self, deliver: Callable[[Floats | EdgeInferError], None]) -> None:
+        self.embedded: Callable[[Floats], None] = deliver
+        self.failed: Callable[[EdgeInferError], None] = deliver
 
 
 def _pooled(states: Sequence[npt.NDArray[np.float32]], normalize: bool) -> npt.NDArray[np.float32]:

@@ -79,6 +79,12 @@ class EngineLoop:
         """(requests running, requests waiting)"""
         return self._scheduler.n_running, self._scheduler.n_waiting
 
+    @property
+    def pulse(self) -> tuple[int, int]:
+        """(steps that have ended, tokens of the pass under way): who finds the same again and again while somebody
+        waits has found a step that hangs."""
+        return self._scheduler.n_steps, self._scheduler.n_computing
+
     def _run(self) -> None:
         try:
             while self._wait_for_work():

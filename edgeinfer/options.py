@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,18 +16,20 @@ from edgeinfer.prompt import OVERFLOW_POLICIES, OverflowPolicy
 __all__ = ["RequestOptions"]
 
 _SAMPLING = {field.name for field in dataclasses.fields(SamplingParams)}
-_OWN = {"deadline_s", "draft", "on_overflow"}
+_OWN = {"deadline_s", "draft", "on_overflow", "tools"}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
     """Options of one request. ``deadline_s``: seconds from submission after which it ends with what it has (None:
-    never). ``draft``: whether the model's drafters, if it has any, may guess ahead; the answer is the same."""
+    never). ``draft``: whether the model's drafters, if it has any, may guess ahead; the answer is the same. ``tools``:
+    what the chat template tells the model that it may call, as JSON values; None for none."""
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
     deadline_s: float | None = None
     draft: bool = True
     on_overflow: OverflowPolicy = "error"
+    tools: Sequence[Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         if self.deadline_s is not None and not (math.isfinite(self.deadline_s) and self.deadline_s > 0):

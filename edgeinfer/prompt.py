@@ -6,6 +6,7 @@ Never cuts silently."""
 from __future__ import annotations
 
 import bisect
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +25,7 @@ TokenIds = npt.NDArray[np.int32]
 ChatMessage = Mapping[str, Any]
 OverflowPolicy = Literal["error", "drop-oldest", "compact"]
 OVERFLOW_POLICIES: tuple[OverflowPolicy, ...] = ("error", "drop-oldest", "compact")
+Tools = Sequence[Mapping[str, Any]] | None
 Summarise = Callable[[Sequence[ChatMessage]], str]
 """The turns to be replaced -> their summary, written by the model itself."""
 
@@ -107,22 +109,23 @@ class PromptBuilder:
 
     def __init__(self, vocabulary: Codec, template: ChatTemplate | None, n_ctx: int) -> None:
         self.memory = AnswerMemory(vocabulary)
-        self._template = template
+        self.template = template
         self._n_ctx = n_ctx
 
-    def encode(self, prompt: str | Sequence[int] | Sequence[ChatMessage]) -> TokenIds:
+    def encode(self, prompt: str | Sequence[int] | Sequence[ChatMessage], tools: Tools = None) -> TokenIds:
         """The whole prompt's ids, however long. A text or ids are taken raw (with the vocabulary's beginning-of-text
-        token before a text); messages go through the chat template. Raises `UsageError` for anything else."""
+        token before a text); messages go through the chat template, and ``tools`` with them. Raises `UsageError` for
+        anything else."""
         if isinstance(prompt, str):
             return self.memory.encode(prompt, add_bos=self.memory.adds_bos)
         if isinstance(prompt, np.ndarray) or not prompt or not isinstance(prompt[0], Mapping):
             return self._checked_ids(prompt)
-        if self._template is None:
+        if self.template is None:
             raise TemplateError(
                 "this model has no chat template: give one with --chat-template (chat_template=…), "
                 "or use `edgeinfer generate` (LLM.generate) for plain completion"
             )
-        return self._template.encode(_checked_messages(prompt), self.memory)
+        return self.template.encode(_checked_messages(prompt), self.memory, tools=tools)
 
     def _checked_ids(self, prompt: Any) -> TokenIds:
         try:
@@ -143,10 +146,11 @@ class PromptBuilder:
         max_tokens: int | None,
         policy: OverflowPolicy,
         summarise: Summarise,
+        tools: Tools = None,
     ) -> Prompt:
         """A prompt that leaves room to answer, by the policy. Raises `ContextOverflow` where the policy is ``error``,
         or where the last turn alone is too long."""
-        ids = self.encode(prompt)
+        ids = self.encode(prompt, tools)
         if policy == "error" or len(ids) < self._n_ctx:
             if len(ids) >= self._n_ctx:
                 raise ContextOverflow(len(ids), self._n_ctx)
@@ -155,7 +159,7 @@ class PromptBuilder:
         # KV.
         n_keep = self._n_ctx - min(max_tokens or self._n_ctx, self._n_ctx // 4)
         if len(prompt) and isinstance(prompt[0], Mapping):
-            return self._shorter_chat(_checked_messages(prompt), n_keep, policy, summarise)
+            return self._shorter_chat(_checked_messages(prompt), n_keep, policy, summarise, tools)
         n_dropped = len(ids) - n_keep
         notice = (
             f"the prompt has {len(ids)} tokens but the context holds {self._n_ctx}: its first {n_dropped} were dropped"
@@ -163,20 +167,21 @@ class PromptBuilder:
         return Prompt(ids[n_dropped:], n_dropped, (notice,))
 
     def _shorter_chat(
-        self, messages: list[ChatMessage], n_keep: int, policy: OverflowPolicy, summarise: Summarise
+        self, messages: list[ChatMessage], n_keep: int, policy: OverflowPolicy, summarise: Summarise, tools: Tools
     ) -> Prompt:
         system, turns = _turns(messages)
-        n_all = len(self.encode(messages))
+        encode = functools.partial(self.encode, tools=tools)
+        n_all = len(encode(messages))
 
         def after(n_turns: int) -> list[ChatMessage]:
             return [*system, *(message for turn in turns[n_turns:] for message in turn)]
 
         # The fewest turns to drop; the last one always stays.
         n_dropped_turns = 1 + bisect.bisect_left(
-            range(1, len(turns) - 1), True, key=lambda n_turns: len(self.encode(after(n_turns))) <= n_keep
+            range(1, len(turns) - 1), True, key=lambda n_turns: len(encode(after(n_turns))) <= n_keep
         )
-        if len(turns) < 2 or len(self.encode(after(n_dropped_turns))) >= self._n_ctx:
-            n_last = len(self.encode(after(len(turns) - 1)))
+        if len(turns) < 2 or len(encode(after(n_dropped_turns))) >= self._n_ctx:
+            n_last = len(encode(after(len(turns) - 1)))
             raise ContextOverflow(
                 n_last, self._n_ctx, "the last turn alone is too long; shorten it or raise --ctx-size"
             )
@@ -186,7 +191,7 @@ class PromptBuilder:
         if policy == "compact":
             compacted = [*kept]
             compacted[len(system)] = _with_summary(kept[len(system)], summarise(dropped))
-            if len(self.encode(compacted)) < self._n_ctx:
+            if len(encode(compacted)) < self._n_ctx:
                 kept, fate = compacted, "were replaced by a summary"
             else:
                 fate = "were dropped, for there was no room even for a summary"
@@ -194,7 +199,7 @@ class PromptBuilder:
             f"the conversation has {n_all} tokens but the context holds {self._n_ctx}: "
             f"its oldest {len(dropped)} messages {fate}"
         )
-        return Prompt(self.encode(kept), len(dropped), (notice,))
+        return Prompt(encode(kept), len(dropped), (notice,))
 
 
 def _with_summary(message: ChatMessage, summary: str) -> ChatMessage:

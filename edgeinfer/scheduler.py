@@ -47,7 +47,9 @@ class Scheduler:
     """Continuous batching over one engine, ``n_parallel`` requests at once (default: as many as it has sequences; what
     it has more is for what has ended), with drafts where a speculator is given, and with saved states where a shelf is.
 
-    `submit` and `cancel` may be called from any thread; everything else from the thread that steps.
+    `submit` and `cancel` may be called from any thread; everything else from the thread that steps. Who watches for a
+    step that never ends looks at ``n_steps``, those that have ended, and ``n_computing``, the tokens of the pass under
+    way.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Scheduler:
         self._shelf = shelf
         self._pool = SequencePool(engine, n_parallel, shelf)
         self._waiting = WaitingLine()
-        self.n_prefilled = 0
+        self.n_prefilled = self.n_steps = self.n_computing = 0
         self._running: deque[Request] = deque()
         # Guards _in_flight and the engine's interrupt flag. Re-entrant, because a dropped stream cancels
         # from `__del__`.
@@ -115,6 +117,12 @@ class Scheduler:
 
     def step(self) -> None:
         """Advance everybody: at most one forward pass."""
+        try:
+            self._step()
+        finally:
+            self.n_steps += 1
+
+    def _step(self) -> None:
         self._drop_cancelled()
         self._admit()
         plan = self._schedule()
@@ -236,6 +244,7 @@ class Scheduler:
         if not self._take_off([part.request for part in plan]):
             return None
         n_rows, begin = sum(len(part.slice.token_ids) for part in plan), time.perf_counter()
+        self.n_computing = n_rows
         try:
             self._pool.make_room(n_rows)
             rows = self._engine.forward([part.slice for part in plan])
@@ -271,6 +280,7 @@ class Scheduler:
             return True
 
     def _land(self) -> None:
+        self.n_computing = 0
         with self._lock:
             self._in_flight = ()
 
@@ -285,6 +295,7 @@ class Scheduler:
             return False
         try:
             if self._take_off([request]):
+                self.n_computing = len(request.token_ids)
                 self._pool.make_room(len(request.token_ids))
                 request.sink.embedded(self._engine.embed(lease.seq, request.token_ids))
             else:

@@ -16,9 +16,10 @@ from edgeinfer.errors import EdgeInferError
 from edgeinfer.sampling import Sampled
 from edgeinfer.text import StopMatcher, StreamDecoder, Vocabulary
 
-__all__ = ["AsyncStream", "Delivery", "Stream"]
+__all__ = ["AsyncStream", "Delivery", "Event", "Stream"]
 
 Event = Token | Answer | EdgeInferError
+"""What becomes of a request: tokens, then an answer or an error."""
 _TAIL = -1  # the id of a Token that only carries text which was held back until the end
 
 
@@ -63,6 +64,7 @@ class Delivery:
             stats=stats,
             tokens=tuple(self._tokens),
             n_dropped=self._n_dropped,
+            stop=self._matcher.matched,
         )
         self._finished(answer)
         self._deliver(answer)

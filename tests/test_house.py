@@ -19,7 +19,7 @@ PACKAGE = ROOT / "edgeinfer"
 # Lowest first. A module imports from its own layer and those below. A new module gets its place here when it is born.
 LAYERS = (
     {"errors"},
-    {"core", "env", "files"},
+    {"core", "env", "files", "metrics", "reports"},
     {"gguf", "kernels", "device", "catalog"},
     {"packed", "onnx"},
     {"coverage", "described", "engines", "memory", "memory_onnx"},
@@ -29,14 +29,17 @@ LAYERS = (
         "bench",
         "bench_prompts",
         "drafting",
+        "evaluate",
         "keeping",
         "llm",
         "opening",
         "options",
         "prompt",
         "sessions",
+        "side",
         "stream",
         "tune",
+        "verify",
     },
     {"__main__", "batch", "cli", "desktop", "respond", "server"},
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgeinfer import LLM, Grammar
-from edgeinfer.core import Message
+from edgeinfer.core import Answer, Message, Token
 from edgeinfer.engines.scripted import ScriptedEngine
 from edgeinfer.errors import BackendUnavailable, ContextOverflow, RequestCancelled, TemplateError, UsageError
 from edgeinfer.text import ChatTemplate
@@ -93,6 +94,24 @@ def test_second_turn_reads_only_what_is_new(llm: LLM) -> None:
     second = llm.chat(messages, temperature=0)
     assert second.stats.n_reused == first.stats.n_prompt + first.stats.n_generated
     assert second.text == ANSWER
+
+
+def test_submit_delivers_tokens_and_then_the_answer(llm: LLM) -> None:
+    events: queue.SimpleQueue[object] = queue.SimpleQueue()
+    llm.submit(user("hello"), events.put, temperature=0)
+    heard = [events.get(timeout=60)]
+    while not isinstance(heard[-1], Answer):
+        heard.append(events.get(timeout=60))
+    assert heard[-1].text == ANSWER
+    assert "".join(token.text for token in heard[:-1] if isinstance(token, Token)) == ANSWER
+    assert len(heard) == N_ANSWER + 1
+    cancel = llm.submit("x", events.put, temperature=0)
+    cancel()
+    while not isinstance(event := events.get(timeout=60), Answer):
+        pass
+    assert event.finish_reason == "cancelled"
+    with pytest.raises(UsageError, match="no option"):
+        llm.submit("x", events.put, temprature=0)
 
 
 def test_generate_is_raw(llm: LLM) -> None:

@@ -1,12 +1,12 @@
 """Do a token's logits depend on its company? Measured for one GGUF file, under our kernels or under stock llama.cpp.
 
-    python tools/kernels_parity.py MODEL.gguf [--stock] [--kv-type TYPE] [--save FILE] [--against FILE]
+    python tools/kernels_parity.py MODEL.gguf [--stock] [--kv-type TYPE]
 
 The reference is one batch of 256 tokens of a text. Then the same tokens go in slices of M, with 1 and 2 threads,
 beside seven other sequences at several offsets of one shared cache, into the holes that a released sequence leaves,
 behind a prefix that is shared with another sequence, and after a sequence's state was saved and read back. Prints the
-largest difference of any logit to the reference for each: 0 means bit for bit. ``--save`` and ``--against`` compare two
-runs, such as ours and stock, by mean KL divergence.
+largest difference of any logit to the reference for each: 0 means bit for bit. How far ours are from stock is what
+``edgeinfer verify MODEL.gguf MODEL.gguf@kernels=off`` says.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer import kernels
+from edgeinfer.metrics import kl_divergence
 
 Logits = npt.NDArray[np.float32]
 N_TOKENS = 256
@@ -161,26 +162,12 @@ def cases(session: Session, ids: Sequence[int]) -> Iterator[tuple[str, Logits]]:
         yield f"a saved state, {threads} threads", restored(session, ids, 64)
 
 
-def kl_divergence(a: Logits, b: Logits) -> npt.NDArray[np.float64]:
-    """KL of each row of b from the same row of a, in nats."""
-
-    def log_softmax(x: Logits) -> npt.NDArray[np.float64]:
-        wide = x.astype(np.float64)
-        wide -= wide.max(axis=1, keepdims=True)
-        return np.asarray(wide - np.log(np.exp(wide).sum(axis=1, keepdims=True)))
-
-    p, q = log_softmax(a), log_softmax(b)
-    return np.asarray((np.exp(p) * (p - q)).sum(axis=1))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--text", type=Path, default=Path(__file__))
     parser.add_argument("--stock", action="store_true", help="without our kernels")
     parser.add_argument("--kv-type", choices=list(_KV_TYPES), default="f16")
-    parser.add_argument("--save", type=Path)
-    parser.add_argument("--against", type=Path)
     args = parser.parse_args()
     lc.llama_log_set(_quiet, ctypes.c_void_p(0))
     if not args.stock:
@@ -192,12 +179,6 @@ def main() -> int:
     if len(ids) < N_TOKENS + 16:
         raise SystemExit(f"{args.text} has only {len(ids)} tokens")
     reference = session.forward([(0, ids[:N_TOKENS], 0)])
-    if args.save:
-        np.save(args.save, reference)
-    if args.against:
-        kl = kl_divergence(np.load(args.against), reference)
-        same = np.load(args.against).argmax(axis=1) == reference.argmax(axis=1)
-        print(f"KL mean {kl.mean():.2e}, max {kl.max():.2e}; same first choice {same.mean():.1%}")
     worst = 0.0
     for name, logits in cases(session, ids):
         difference = float(np.abs(logits - reference[: len(logits)]).max())

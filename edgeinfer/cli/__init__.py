@@ -28,10 +28,14 @@ __all__ = ["Terminated", "cli", "main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("edgeinfer.cli.chat:command", "Chat with a model; with -p or a pipe, answer once."),
     "generate": ("edgeinfer.cli.generate:command", "Continue a text as it stands, without a chat template."),
+    "batch": ("edgeinfer.cli.batch:command", "Answer the rows of a file; go on after anything."),
+    "serve": ("edgeinfer.cli.serve:command", "Serve models over HTTP, as OpenAI's and Anthropic's APIs."),
     "models": ("edgeinfer.cli.models:command", "List, pull, show, verify and remove models."),
     "cache": ("edgeinfer.cli.cache:command", "List, measure and clear the saved states of conversations."),
     "convert": ("edgeinfer.cli.convert:command", "Convert a model to ONNX."),
     "bench": ("edgeinfer.cli.bench:command", "Measure prefill and decode speed."),
+    "verify": ("edgeinfer.cli.verify:command", "Prove that two models, formats, devices or kernels agree."),
+    "evaluate": ("edgeinfer.cli.evaluate:command", "Measure what builds of a model are worth, with gates for CI."),
     "tune": ("edgeinfer.cli.tune:command", "Find the best thread counts for this machine, and remember them."),
     "doctor": ("edgeinfer.cli.doctor:command", "Say what this machine is, what it can do, and what is missing."),
 }

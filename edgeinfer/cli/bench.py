@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeinfer.cli.options import Command, debug_flag, draft_flag, flag, json_flag, kernels_flag, model_flag
 from edgeinfer.cli.progress import status
 from edgeinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeinfer.engines.base import KVType
 
 __all__ = ["command"]
 
@@ -32,6 +35,13 @@ _QUESTION = "Explain in a few sentences what a hash table is and when it is a ba
     metavar="N",
     show_default=True,
     help="Tokens in the cache while passes of 1 to 16 tokens are timed.",
+)
+@flag(
+    "--kv-type",
+    type=click.Choice(["f16", "q8_0"]),
+    default="f16",
+    show_default=True,
+    help="Type of the KV cache that passes and steps are timed with.",
 )
 @flag(
     "-n",
@@ -96,6 +106,7 @@ def command(
     no_kernels: bool,
     threads: int | None,
     n_past: int,
+    kv_type: KVType,
     max_tokens: int,
     prompts: Path | None,
     parallel: int | None,
@@ -137,14 +148,16 @@ def command(
         else:
             bench_prompts.show(measured)
         return
-    found = _run(model, not no_kernels, threads, n_past, max_tokens)
+    found = _run(model, not no_kernels, threads, n_past, kv_type, max_tokens)
     if as_json:
         click.echo(json.dumps(found))
     else:
         _print(found)
 
 
-def _run(model: str | None, kernels: bool, threads: int | None, n_past: int, max_tokens: int) -> dict[str, Any]:
+def _run(
+    model: str | None, kernels: bool, threads: int | None, n_past: int, kv_type: KVType, max_tokens: int
+) -> dict[str, Any]:
     import dataclasses
 
     import psutil
@@ -159,7 +172,7 @@ def _run(model: str | None, kernels: bool, threads: int | None, n_past: int, max
         local = catalog.ensure(model or catalog.DEFAULT_MODEL, progress=progress)
     file = described.read(local.path)
     info = described.info(file, name=local.name)
-    config, _ = completed(bench.bench_config(n_past, threads or 0, kernels=kernels), info)
+    config, _ = completed(bench.bench_config(n_past, threads or 0, kernels=kernels, kv_type=kv_type), info)
     memory.check(file, config, cap_bytes=None)
     report, covered = about_kernels(file, config)
     runtime = {"llamacpp": "llama.cpp", "onnx": "ONNX Runtime"}[described.engine_of(file)]
@@ -183,6 +196,7 @@ def _run(model: str | None, kernels: bool, threads: int | None, n_past: int, max
     return {
         "model": local.name,
         **measured.as_dict(),
+        "kv_type": kv_type,
         "kernels": dataclasses.asdict(report),
         "same_answers": covered.same_answers,
         "share": share.as_dict() if share else None,

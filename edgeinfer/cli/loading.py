@@ -6,14 +6,16 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeinfer.errors import ModelNotFound
 
 if TYPE_CHECKING:
     from edgeinfer.llm import LLM
 
-__all__ = ["fetch", "notice", "open_llm"]
+__all__ = ["attended", "fetch", "notice", "open_llm"]
+
+T = TypeVar("T")
 
 
 def open_llm(model: str | None, arguments: Mapping[str, Any], *, spinner: bool = False) -> LLM:
@@ -69,21 +71,30 @@ class _Once:
 
 
 def _opened(name: str, arguments: Mapping[str, Any]) -> LLM:
-    """`LLM`, made in another thread. Ctrl-C is then heard at once; on the main thread it would be raised inside one of
-    the runtime's log callbacks, most likely, and be lost there."""
+    """`LLM`, made where Ctrl-C does not hurt."""
+
+    def work() -> LLM:
+        from edgeinfer.llm import LLM
+
+        return LLM(name, **arguments, warned=notice)
+
+    return attended(work, "edgeinfer-loading")
+
+
+def attended(work: Callable[[], T], name: str) -> T:
+    """What ``work`` returns or raises, done in another thread. Ctrl-C is then heard at once; on the main thread it
+    would be raised inside one of the runtime's log callbacks, most likely, and be lost there."""
     from concurrent.futures import Future, wait
 
-    future: Future[LLM] = Future()
+    future: Future[T] = Future()
 
-    def work() -> None:
+    def run() -> None:
         try:
-            from edgeinfer.llm import LLM
-
-            future.set_result(LLM(name, **arguments, warned=notice))
+            future.set_result(work())
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=work, name="edgeinfer-loading", daemon=True).start()
+    threading.Thread(target=run, name=name, daemon=True).start()
     while not wait([future], timeout=0.1).done:  # Windows hears no Ctrl-C in a wait without an end
         pass
     return future.result()

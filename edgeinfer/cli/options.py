@@ -26,6 +26,7 @@ __all__ = [
     "Flag",
     "debug_flag",
     "draft_flag",
+    "engine_flags",
     "everything",
     "flag",
     "grammar_of",
@@ -49,8 +50,8 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None:
+            record = None if isinstance(param, click.Argument) else param.get_help_record(ctx)
+            if record is not None:  # newer releases of click have one of arguments too, which the usage line shows
                 sections.setdefault(getattr(param, "section", "Options"), []).append(record)
         for name, records in sections.items():
             with formatter.section(name):
@@ -201,8 +202,7 @@ draft_flag = flag(
     help="Who guesses ahead, for speed: a model, ngram, auto or off. Answers stay the same.",
 )
 
-model_flags = _all(
-    model_flag,
+engine_flags = _all(
     draft_flag,
     kernels_flag,
     flag(
@@ -282,6 +282,8 @@ model_flags = _all(
         help="A Jinja chat template instead of the model's.",
     ),
 )
+
+model_flags = _all(model_flag, engine_flags)
 
 _VALUES: tuple[tuple[tuple[str, ...], str, Any, str, str], ...] = (
     (("--temp",), "temperature", click.FloatRange(min=0), "X", "Temperature; 0 always takes the likeliest token."),

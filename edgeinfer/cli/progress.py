@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edgeinfer import env
+from edgeinfer.text.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["status", "stderr", "stdout"]
+__all__ = ["bar", "status", "stderr", "stdout"]
 
 
 def stdout() -> Console:
@@ -37,3 +38,36 @@ def status(what: str) -> Iterator[Callable[[str], None]]:
         return
     with stderr().status(f"{what} …") as spinner:
         yield lambda detail: spinner.update(f"{what}: {detail} …")
+
+
+class Told(Protocol):
+    """Hears what is being done, how far it is, and of how much; 0 of 0: nobody knows."""
+
+    def __call__(self, what: str, done: int = 0, total: int = 0) -> None: ...
+
+
+def _untold(what: str, done: int = 0, total: int = 0) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def bar() -> Iterator[Told]:
+    """A progress bar for work in several parts, each shown by itself."""
+    if not sys.stderr.isatty():
+        yield _untold
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    text = TextColumn("{task.description}", markup=False)
+    columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr(), transient=True) as shown:
+        task, part = shown.add_task(""), ""
+
+        def tell(what: str, done: int = 0, total: int = 0) -> None:
+            nonlocal task, part
+            if what != part:  # a task of its own, so that the time that is left is of this part
+                shown.remove_task(task)
+                task, part = shown.add_task(printable(what), total=total or None), what
+            shown.update(task, completed=done)
+
+        yield tell

@@ -178,6 +178,8 @@ def _common_scale(scales: Floats, highest: list[int]) -> tuple[Floats, Words]:
 _SIGNED = [top for n in range(128, 0, -1) for top in ((-n, n) if n < 128 else (-128,))]
 _UNSIGNED = list(range(63, 0, -1))
 _TINY = np.float32(2.0**-24)
+_LARGEST_HALF, _LAST_HALF = np.float32(65504), 0x7BFF
+_REFINEMENTS, _NEIGHBOURS = 3, 24
 
 
 def _q6_k(rows: Operands) -> Bytes:
@@ -194,35 +196,62 @@ def _q6_k(rows: Operands) -> Bytes:
 def _mins(least: Floats, doubt: Floats) -> tuple[Floats, Words]:
     """Least values ``(n, 8)`` as -dmin ``(n, 1)`` of half precision times integers below 64, each within ``doubt``.
 
-    Tried is every integer that the greatest can have been; the first that suits all has it. Raises `Unfit` where none
-    does.
+    Tried is every integer that the greatest can have been, the likeliest first; the first that suits all has it. What
+    does not come out at once, because a doubtful greatest made integers of others wrong, is sought among all numbers
+    near by. Raises `Unfit` where nothing suits.
     """
     wanted = -least
     dmin, factors = np.zeros((len(wanted), 1), np.float32), np.zeros(wanted.shape, np.int32)
     left = np.flatnonzero((np.abs(wanted) > doubt).any(axis=1))
-    for top in _UNSIGNED:
-        part, may = wanted[left], doubt[left]
-        about = np.maximum(part.max(axis=1, keepdims=True), _TINY) / np.float32(top)
-        whole = np.clip(np.rint(part / about), 0, 63)
-        # The number of least error, no nearer to another than the doubt of each allows.
-        some = np.maximum(whole, 1)
-        lowest = np.where(whole > 0, (part - may) / some, 0).max(axis=1, keepdims=True)
-        highest = np.where(whole > 0, (part + may) / some, np.float32(65504)).min(axis=1, keepdims=True)
+    for search in (_by_all, _by_neighbours):
+        for top in _UNSIGNED:
+            if not left.size:
+                return dmin, factors
+            step, whole, fits = search(wanted[left], doubt[left], top)
+            dmin[left[fits]], factors[left[fits]] = step[fits], whole[fits].astype(np.int32)
+            left = left[~fits]
+    if left.size:
+        raise Unfit("least values that have no common step")
+    return dmin, factors
+
+
+_Found = tuple[Floats, Floats, npt.NDArray[np.bool_]]
+"""Steps ``(n, 1)``, integers ``(n, 8)``, and which of the n fit."""
+
+
+def _by_all(wanted: Floats, doubt: Floats, top: int) -> _Found:
+    """The step that the values have together, when the greatest is ``top`` of them."""
+    step = np.maximum(wanted.max(axis=1, keepdims=True), _TINY) / np.float32(top)
+    for _ in range(_REFINEMENTS):
+        whole = np.clip(np.rint(wanted / step), 0, 63)
         square = np.maximum((whole * whole).sum(axis=1, keepdims=True), 1)
-        middle = np.clip((part * whole).sum(axis=1, keepdims=True) / square, lowest, highest).astype(np.float16)
-        best = np.full((len(part), 1), np.inf, np.float32)
-        for near in (0, -1, 1):
-            step = np.maximum(middle.view(np.int16) + near, 0).astype(np.int16).view(np.float16).astype(np.float32)
-            error = np.abs(whole * step - part)
-            fits = (error <= may).all(axis=1, keepdims=True)
-            size = np.where(fits, (error * error).sum(axis=1, keepdims=True), np.float32(np.inf))
-            better = (size < best)[:, 0]
-            best[better] = size[better]
-            dmin[left[better]], factors[left[better]] = step[better], whole[better].astype(np.int32)
-        left = left[~np.isfinite(best[:, 0])]
-        if not left.size:
-            return dmin, factors
-    raise Unfit("least values that have no common step")
+        step = np.maximum((wanted * whole).sum(axis=1, keepdims=True) / square, _TINY)
+    some = np.maximum(whole, 1)
+    lowest = np.where(whole > 0, (wanted - doubt) / some, 0).max(axis=1, keepdims=True)
+    highest = np.where(whole > 0, (wanted + doubt) / some, _LARGEST_HALF).min(axis=1, keepdims=True)
+    # Of least error, no nearer to one value than the doubt of each allows.
+    return _best(wanted, doubt, np.clip(step, lowest, highest), (0, -1, 1))
+
+
+def _by_neighbours(wanted: Floats, doubt: Floats, top: int) -> _Found:
+    greatest = np.maximum(wanted.max(axis=1, keepdims=True), _TINY)
+    return _best(wanted, doubt, greatest / np.float32(top), tuple(range(-_NEIGHBOURS, _NEIGHBOURS + 1)))
+
+
+def _best(wanted: Floats, doubt: Floats, step: Floats, neighbours: tuple[int, ...]) -> _Found:
+    """Of the half-precision numbers around ``step``, that of least error which suits."""
+    middle = np.minimum(step, _LARGEST_HALF).astype(np.float16).view(np.int16)
+    found, integers = np.zeros_like(step), np.zeros_like(wanted)
+    least = np.full((len(wanted), 1), np.inf, np.float32)
+    for near in neighbours:
+        half = np.clip(middle + near, 1, _LAST_HALF).astype(np.int16).view(np.float16).astype(np.float32)
+        whole = np.clip(np.rint(wanted / half), 0, 63)
+        error = np.abs(whole * half - wanted)
+        fits = (error <= doubt).all(axis=1, keepdims=True)
+        better = fits & ((error * error).sum(axis=1, keepdims=True) < least)
+        least = np.where(better, (error * error).sum(axis=1, keepdims=True), least)
+        found, integers = np.where(better, half, found), np.where(better, whole, integers)
+    return found, integers, np.isfinite(least[:, 0])
 
 
 def _scale_min(rows: Operands, middle: int) -> Bytes:

@@ -3,8 +3,8 @@ what became of it. Decides nothing about the text: the scheduler keeps only what
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,34 +14,21 @@ import numpy as np
 from edgeinfer.errors import EngineError
 from edgeinfer.speculate.base import Drafter, SteppedDrafter, TokenIds, Want
 from edgeinfer.speculate.calibration import Calibration, Record
-from edgeinfer.speculate.costs import ROWS, CostCurve
+from edgeinfer.speculate.costs import CostCurve
 from edgeinfer.speculate.economy import Economy, best_length, outlook, share
+from edgeinfer.speculate.ledger import N_ANSWER, Checked, Ledger, Step
 
 __all__ = ["Checked", "Speculator"]
 
 _N_MOST = 24  # tokens of one draft
 _MODEL_PRIOR = 0.75  # how often a draft model of which nothing is known yet is taken to be right
-_N_ANSWER = 160  # tokens that an answer without a limit is taken to have left
 _MARGIN = 2.0  # by which an expected gain must exceed what reading the prompt with the draft model costs
 _N_FEW = 8  # so many unread tokens are read with the next guess; more are a debt to be weighed first
 _N_READ = 128  # unread tokens that are read between two steps
-_MAY_LOSE, _TRUST = 0.015, 10.0  # of an answer's tokens; times so much more for each gain of 1.0
-_LEARN = 0.12  # weight of the newest round in running means
 _PATIENCE = 0.25  # of the price of reading, what the model may lose on top
 _RENT = 0.15  # the part of the price of reading that must have been missed first
 _Tail = list[tuple[int, float]]
 _LOG = logging.getLogger("edgeinfer")
-
-
-@dataclass(slots=True)
-class Checked:
-    """What became of a request's part of a step: ``n_right`` of its ``n_drafted`` tokens were the target's own choice;
-    ``next_id`` is what it chose after them (-1: the answer ended there)."""
-
-    key: int
-    n_drafted: int
-    n_right: int
-    next_id: int
 
 
 @dataclass(slots=True)
@@ -74,11 +61,6 @@ class _Followed:
     missed: float = 0.0
     n_missed: int = 0
     reading: bool = False
-    plain_ms: float = 0.0
-    spent_ms: float = 0.0
-    account: float = 0.0
-    """Tokens won by drafts, less what they cost in tokens."""
-    n_tokens: int = 0
 
 
 class Speculator:
@@ -101,16 +83,11 @@ class Speculator:
         self._model_cost = model_cost
         self._calibrations = Calibration(), Calibration(), Calibration()
         self._followed: dict[int, _Followed] = {}
-        # Of the last steps: what their tokens would cost plainly, and what they cost.
-        self._worth_ms = self._paid_ms = 0.0
-        # Log of milliseconds spent over expected, of steps with and without drafts.
-        self._drift = {True: 0.0, False: 0.0}
-        # Of the present step, if it drafted: prices at its depth, requests in flight, and the time that drafting took
-        # and should.
-        self._price = target.at(0)
-        self._guess_price = model_cost.at(0) if model_cost is not None else self._price
+        self._ledger = Ledger(target.ms[0][0])
+        self._step = Step(target.at(0))  # the present one
+        # Of the present step, if it drafted: what a guess costs at its depth, and requests in flight.
+        self._guess_price = model_cost.at(0) if model_cost is not None else self._step.price
         self._n_running = 1
-        self._draft_ms = self._guess_ms = self._read_ms = 0.0
 
     def draft(
         self, wants: Sequence[Want], n_other_rows: int, room: int, n_beside: int = 0, n_running: int = 1
@@ -120,14 +97,14 @@ class Speculator:
         holds up. ``n_running`` requests are in flight, some of them still read their prompts. Raises
         `ForwardCancelled` when interrupted."""
         begin = time.perf_counter()
-        self._draft_ms = self._guess_ms = self._read_ms = 0.0
+        self._step = Step(self._step.price)
         self._n_running = max(n_running, len(wants))
         chains = [_Chain(want) for want in wants]
         for want, chain in zip(wants, chains, strict=True):
             self._known(want.key).chain = chain
         if wants and room > 0:
             depth = float(np.mean([len(want.tokens) for want in wants]))
-            self._price = self._target.at(depth)
+            self._step.price = self._target.at(depth)
             if self._model_cost is not None:
                 self._guess_price = self._model_cost.at(depth)
             economy = self._economy(len(wants) + n_other_rows, len(wants) + n_beside)
@@ -135,20 +112,15 @@ class Speculator:
             lengths = share([self._affordable(chain, economy) for chain in chains], economy, room)
         else:
             lengths = [0] * len(chains)
-        self._draft_ms = 1e3 * (time.perf_counter() - begin)
+        self._step.draft_ms = 1e3 * (time.perf_counter() - begin)
         return [np.array(chain.ids[:n], np.int32) for chain, n in zip(chains, lengths, strict=True)]
 
     def _economy(self, n_rows: int, n_decoding: int) -> Economy:
-        caution = math.exp(min(max(self._drift[True] - self._drift[False], -0.2), 0.4))
-        return Economy(self._price, n_rows, n_decoding, gain=self._gain(), caution=caution)
+        ledger = self._ledger
+        return Economy(self._step.price, n_rows, n_decoding, gain=ledger.gain, caution=ledger.caution)
 
     def _credit(self, want: Want) -> float:
-        """Tokens that this request may still lose to drafts: a couple of hundredths of its answer, what they have won
-        it, and more where drafts have been doing well. So no request loses much, however sure of themselves its
-        drafters are."""
-        known = self._known(want.key)
-        n_answer = min(known.n_tokens + want.n_left, _N_ANSWER)
-        return (0.5 + _MAY_LOSE * n_answer) * (1 + _TRUST * max(0.0, self._gain() - 1)) + known.account
+        return self._ledger.credit(want.key, want.n_left)
 
     def _affordable(self, chain: _Chain, economy: Economy) -> list[float]:
         """The survival of as many tokens as the request can lose all at once."""
@@ -218,7 +190,7 @@ class Speculator:
         """One more token for each; returns those that got one."""
         if not growing or self._model is None:
             return []
-        self._guess_ms += self._guess_price(len(growing))
+        self._step.guess_ms += self._guess_price(len(growing))
         asked = [(chains[i].want, np.array(chains[i].ids, np.int32)) for i in growing]
         try:
             guesses = self._model.guess(asked)
@@ -244,7 +216,7 @@ class Speculator:
         if not known.reading and not self._worth_reading(chain, tail, economy, n_behind):
             return False
         known.reading = n_behind > _N_READ
-        self._read_ms += min(n_behind, _N_READ) * self._model_cost.read_ms
+        self._step.read_ms += min(n_behind, _N_READ) * self._model_cost.read_ms
         try:
             self._model.follow(want.key, want.tokens, _N_READ)
         except EngineError as error:
@@ -267,10 +239,10 @@ class Speculator:
         known.missed += max(0.0, with_model - without)
         known.n_missed += 1
         price = economy.tokens(n_behind * self._model_cost.read_ms)
-        n_rounds = min(want.n_left, _N_ANSWER) / (1 + n_tokens)
+        n_rounds = min(want.n_left, N_ANSWER) / (1 + n_tokens)
         pays = known.missed / known.n_missed * n_rounds > _MARGIN * price and known.missed > _RENT * price
         if pays:  # what was paid for is not given up for a few bad guesses
-            known.account += _PATIENCE * price
+            self._ledger.lend(want.key, _PATIENCE * price)
         return pays
 
     def _give_up(self, error: EngineError) -> None:
@@ -286,50 +258,10 @@ class Speculator:
         """What became of the last `draft`. ``n_rows`` were in the pass, which took ``pass_ms``."""
         if not outcomes:
             return
-        n_drafted = sum(outcome.n_drafted for outcome in outcomes)
-        n_tokens = sum(outcome.n_right + 1 for outcome in outcomes)
         for outcome in outcomes:
             self._learn(outcome)
-        price = self._price
-        self._charge(outcomes, n_drafted, price(n_rows - n_drafted), price(n_rows), pass_ms)
-        if n_rows <= 2 * ROWS[-1]:  # what others have in the pass, it would have without drafts too
-            self._account(outcomes, price(n_rows), price(n_rows - n_drafted), pass_ms, n_tokens, n_drafted > 0)
-        self._draft_ms = self._guess_ms = self._read_ms = 0.0
-
-    def _charge(
-        self, outcomes: Sequence[Checked], n_drafted: int, plain_ms: float, expected_ms: float, pass_ms: float
-    ) -> None:
-        """Each request's gains, and its share of what drafting for all of them cost: by the curves, and by the clock
-        where that says more or less. Reading is an investment, weighed when it was made."""
-        slow = pass_ms / expected_ms / math.exp(self._drift[False])
-        expected_ms = self._guess_ms + expected_ms * min(max(slow, 0.8), 1.6 if n_drafted else 1.0)
-        cost = max(0.0, expected_ms - plain_ms) * len(outcomes) / plain_ms
-        for outcome in outcomes:
-            known = self._known(outcome.key)
-            part = outcome.n_drafted / n_drafted if n_drafted else 1 / len(outcomes)
-            known.account += outcome.n_right - cost * part
-            known.n_tokens += outcome.n_right + 1
-
-    def _account(
-        self,
-        outcomes: Sequence[Checked],
-        expected_ms: float,
-        plain_ms: float,
-        pass_ms: float,
-        n_tokens: int,
-        drafted: bool,
-    ) -> None:
-        expected_ms += self._guess_ms + self._read_ms
-        spent_ms = pass_ms + self._draft_ms
-        drift = min(max(math.log(spent_ms / expected_ms), -1.0), 1.0)
-        self._drift[drafted] += _LEARN * (drift - self._drift[drafted])
-        worth_ms = n_tokens / len(outcomes) * plain_ms
-        self._worth_ms += worth_ms - _LEARN * self._worth_ms
-        self._paid_ms += expected_ms - _LEARN * self._paid_ms
-        for outcome in outcomes:
-            known = self._known(outcome.key)
-            known.plain_ms += (outcome.n_right + 1) * plain_ms
-            known.spent_ms += expected_ms
+        self._ledger.book(outcomes, dataclasses.replace(self._step, n_rows=n_rows, pass_ms=pass_ms))
+        self._step = Step(self._step.price)
 
     def _learn(self, outcome: Checked) -> None:
         known = self._known(outcome.key)
@@ -352,21 +284,16 @@ class Speculator:
             self._followed[key] = _Followed(text.record(), seconded.record(), model.record())
         return self._followed[key]
 
-    def _gain(self) -> float:
-        """What the tokens of the last steps would have cost without drafts, over what they cost."""
-        return (self._worth_ms + self._target.ms[0][0]) / (self._paid_ms + self._target.ms[0][0])
-
     # ---- requests come and go
 
     def gain(self, key: int) -> float:
-        """How many times faster the request's answer came than it would have without drafts, as far as the cost curves
-        tell; 1.0 where there is nothing to tell."""
-        known = self._followed.get(key)
-        return known.plain_ms / known.spent_ms if known and known.spent_ms > 0 else 1.0
+        """See `Ledger.gain_of`."""
+        return self._ledger.gain_of(key)
 
     def end(self, key: int, tokens: TokenIds) -> None:
         """A request has ended with these tokens."""
         self._followed.pop(key, None)
+        self._ledger.close(key)
         for drafter in (self._ngram, self._model):
             if drafter is not None:
                 drafter.end(key, tokens)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.errors import UnsupportedModel
+from edgeinfer.text.pieces import token_keys
 
 __all__ = ["VocabularyMap", "match"]
 
@@ -85,10 +86,7 @@ def match(target: Pieces, draft: Pieces, names: tuple[str, str] = ("the target",
 
 
 def _keys(vocabulary: Pieces) -> list[tuple[bytes, bool]]:
-    control = set(vocabulary.control_tokens.values())
-    names = {i: text.encode() for text, i in vocabulary.control_tokens.items()}
-    pieces = vocabulary.all_token_bytes()
-    return [(names.get(i, piece), i in control) for i, piece in enumerate(pieces)]
+    return token_keys(vocabulary.all_token_bytes(), vocabulary.control_tokens)
 
 
 def _spelled(

@@ -40,6 +40,8 @@ class StopMatcher:
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
+        self.matched: str | None = None
+        """The stop string that has ended the text."""
         self._stops = [pattern for pattern in stop if pattern]
         self._failures = [_failure(pattern) for pattern in self._stops]
         self._states = [0] * len(self._stops)
@@ -59,6 +61,7 @@ class StopMatcher:
             longest = self._advance(pending[at])
             if longest:
                 self._stopped, self._held = True, ""
+                self.matched = pending[at + 1 - longest : at + 1]
                 return pending[: at + 1 - longest], True
         keep = len(pending) - max(self._states)
         self._held = pending[keep:]

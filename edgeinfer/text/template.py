@@ -7,6 +7,7 @@ that is in what the template itself wrote, and everything else is tokenized as t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,8 @@ class ChatTemplate:
             )
         from edgeinfer.text import filters, sandbox
 
+        self.takes_tools = re.search(r"\btools\b", source) is not None
+        """Whether it tells the model of the tools that it is given."""
         self._special = {"bos_token": bos_text, "eos_token": eos_text}
         self._sandbox: Sandbox = sandbox.Sandbox(filters.FILTERS, filters.TESTS, filters.FUNCTIONS)
         nothing = ControlTokens({})

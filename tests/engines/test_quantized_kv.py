@@ -10,9 +10,10 @@ from pathlib import Path
 import kernels_parity
 import numpy as np
 import pytest
-from kernels_parity import Logits, Session, kl_divergence
+from kernels_parity import Logits, Session
 
 from edgeinfer import kernels
+from edgeinfer.metrics import kl_divergence
 
 pytestmark = [
     pytest.mark.model,

@@ -1,0 +1,218 @@
+"""OpenAI's batch lines: ``{"custom_id", "method", "url", "body"}`` in, ``{"id", "custom_id", "response", "error"}``
+out.
+
+The bodies are those of chat completions, completions and embeddings, without what would differ from run to run: the
+time of creation is 0, and how many tokens were known from before is in the metrics."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer.batch.fields import JsonObject, custom_id_of, messages_of, options_of, text_of
+from edgeinfer.batch.rows import Computed, Form, Row, RowError
+from edgeinfer.core import Answer, FinishReason, Token
+
+__all__ = ["URLS", "chat_body", "completion_body", "embedding_body", "is_openai", "line_of", "read"]
+
+TokenText = Callable[[int], bytes]
+URLS: dict[str, Form] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completion",
+    "/v1/embeddings": "embedding",
+}
+_LINE = {"custom_id", "method", "url", "body"}
+_IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream"}
+_SHARED = _IGNORED | {"model", "n", "logprobs"}
+_KNOWN: Mapping[Form, set[str]] = {
+    "chat": _SHARED | {"messages", "top_logprobs"},
+    "completion": _SHARED | {"prompt"},
+    "embedding": {"model", "input", "encoding_format", "user"},
+}
+
+
+def is_openai(record: JsonObject) -> bool:
+    """Whether this is one of OpenAI's lines, if perhaps a bad one."""
+    return "url" in record or "body" in record or "method" in record
+
+
+def read(record: JsonObject, defaults: Mapping[str, Any], index: int, line: int, key: str, seed: int) -> Row:
+    """The row. Raises `RowError` for what is missing, unknown, or not to be had here."""
+    for name in record:
+        if name not in _LINE:
+            raise RowError(f"unknown field {name!r:.60}; a line has custom_id, method, url and body")
+    missing = [name for name in ("custom_id", "url", "body") if record.get(name) is None]
+    if missing:
+        raise RowError(f"{' and '.join(missing)} missing")
+    if record.get("method", "POST") != "POST":
+        raise RowError(f"method is {record['method']!r:.20}, but must be POST")
+    form = URLS.get(record["url"]) if isinstance(record["url"], str) else None
+    if form is None:
+        raise RowError(f"url is {record['url']!r:.60}, but must be one of {', '.join(URLS)}")
+    body = record["body"]
+    if not isinstance(body, dict):
+        raise RowError("body must be an object")
+    if body.get("stream"):
+        raise RowError("stream is true, but nobody reads a batch as it comes")
+    if "tools" in body or "functions" in body:
+        raise RowError("tools are not supported in a batch")
+    prompt, options, n = _READERS[form](body, defaults, seed)
+    model = text_of(body["model"], "model") if body.get("model") is not None else None
+    custom_id = custom_id_of(record, "custom_id")
+    if form == "embedding":
+        return Row(index, line, key, form, "", custom_id, options, texts=prompt, model=model)
+    return Row(index, line, key, form, prompt, custom_id, options, n, model=model)
+
+
+def _chat(body: JsonObject, defaults: Mapping[str, Any], seed: int) -> tuple[Any, dict[str, Any], int]:
+    messages = messages_of(body.get("messages"))
+    options, n = options_of(body, defaults, seed, _KNOWN["chat"])
+    wanted, top = body.get("logprobs"), body.get("top_logprobs")
+    if wanted not in (None, True, False):
+        raise RowError("logprobs must be true or false")
+    if top is not None and not (type(top) is int and 0 <= top <= 20 and wanted):
+        raise RowError("top_logprobs must be between 0 and 20, together with logprobs: true")
+    options["logprobs"] = (top or 0) if wanted else None
+    return messages, options, n
+
+
+def _completion(body: JsonObject, defaults: Mapping[str, Any], seed: int) -> tuple[Any, dict[str, Any], int]:
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and prompt and all(type(token_id) is int for token_id in prompt):
+        if not all(0 <= token_id < 2**31 for token_id in prompt):
+            raise RowError("prompt holds what is no token id")
+    elif not isinstance(prompt, str) or not text_of(prompt, "prompt"):
+        raise RowError("prompt must be one text, or a list of token ids")
+    options, n = options_of(body, defaults, seed, _KNOWN["completion"])
+    top = body.get("logprobs")
+    if top is not None and not (type(top) is int and 0 <= top <= 5):
+        raise RowError("logprobs must be between 0 and 5")
+    options["logprobs"] = top
+    return prompt, options, n
+
+
+def _embedding(body: JsonObject, _defaults: Mapping[str, Any], _seed: int) -> tuple[Any, dict[str, Any], int]:
+    for name in body:
+        if name not in _KNOWN["embedding"]:
+            raise RowError(f"unknown parameter {name!r:.60} of an embedding")
+    encoding = body.get("encoding_format") or "float"
+    if encoding not in ("float", "base64"):
+        raise RowError(f"encoding_format is {encoding!r:.40}, but must be float or base64")
+    texts = [body.get("input")] if isinstance(body.get("input"), str) else body.get("input")
+    if not isinstance(texts, list) or not texts or not all(text_of(text, "input") for text in texts):
+        raise RowError("input must be a text or a list of texts, none of them empty")
+    return texts, {"encoding_format": encoding}, 1
+
+
+_READERS = {"chat": _chat, "completion": _completion, "embedding": _embedding}
+
+
+# ---- results
+
+
+def line_of(row: Row, computed: Computed) -> dict[str, Any]:
+    """The line of the output."""
+    request_id = f"req_{row.index}_{row.key}"
+    response = {"status_code": 200, "request_id": request_id, "body": computed.body}
+    return {"id": row.name, "custom_id": row.custom_id, "response": response, "error": None}
+
+
+def _head(row: Row, prefix: str, kind: str, model: str) -> dict[str, Any]:
+    return {"id": f"{prefix}-{row.index}-{row.key}", "object": kind, "created": 0, "model": model}
+
+
+def _usage(answers: Sequence[Answer]) -> dict[str, int]:
+    n_prompt, n_new = answers[0].stats.n_prompt, sum(answer.stats.n_generated for answer in answers)
+    return {"prompt_tokens": n_prompt, "completion_tokens": n_new, "total_tokens": n_prompt + n_new}
+
+
+def _finish(reason: FinishReason) -> str:
+    return "stop" if reason == "stop" else "length"
+
+
+def chat_body(row: Row, answers: Sequence[Answer], model: str, text: TokenText) -> dict[str, Any]:
+    """A ``chat.completion``."""
+    wanted = row.options.get("logprobs") is not None
+    choices = [
+        {
+            "index": i,
+            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "logprobs": {"content": _chat_logprobs(answer, text), "refusal": None} if wanted else None,
+            "finish_reason": _finish(answer.finish_reason),
+        }
+        for i, answer in enumerate(answers)
+    ]
+    return {**_head(row, "chatcmpl", "chat.completion", model), "choices": choices, "usage": _usage(answers)}
+
+
+def _chat_logprobs(answer: Answer, text: TokenText) -> list[dict[str, Any]]:
+    def entry(token_id: int, logprob: float | None) -> dict[str, Any]:
+        data = text(token_id)
+        return {"token": data.decode("utf-8", "replace"), "logprob": _finite(logprob), "bytes": list(data)}
+
+    return [
+        {
+            **entry(token.id, token.logprob),
+            "top_logprobs": [entry(choice.token_id, choice.logprob) for choice in token.top],
+        }
+        for token in _chosen(answer)
+    ]
+
+
+def completion_body(row: Row, answers: Sequence[Answer], model: str, text: TokenText) -> dict[str, Any]:
+    """A ``text_completion``."""
+    wanted = row.options.get("logprobs") is not None
+    choices = [
+        {
+            "index": i,
+            "text": answer.text,
+            "logprobs": _completion_logprobs(answer, text) if wanted else None,
+            "finish_reason": _finish(answer.finish_reason),
+        }
+        for i, answer in enumerate(answers)
+    ]
+    return {**_head(row, "cmpl", "text_completion", model), "choices": choices, "usage": _usage(answers)}
+
+
+def _completion_logprobs(answer: Answer, text: TokenText) -> dict[str, Any]:
+    def shown(token_id: int) -> str:
+        return text(token_id).decode("utf-8", "replace")
+
+    tokens = _chosen(answer)
+    ends = np.cumsum([len(token.text) for token in tokens]).tolist()
+    return {
+        "tokens": [shown(token.id) for token in tokens],
+        "token_logprobs": [_finite(token.logprob) for token in tokens],
+        "top_logprobs": [{shown(one.token_id): _finite(one.logprob) for one in token.top} for token in tokens],
+        "text_offset": [0, *ends[:-1]] if ends else [],
+    }
+
+
+def _chosen(answer: Answer) -> list[Token]:
+    """Without the text that was held back to the end, which is no token."""
+    return [token for token in answer.tokens if token.id >= 0]
+
+
+def _finite(number: float | None) -> float:
+    """JSON has no infinity; OpenAI writes -9999 for what cannot be."""
+    return number if number is not None and math.isfinite(number) else -9999.0
+
+
+def embedding_body(row: Row, vectors: npt.NDArray[np.float32], n_tokens: int, model: str) -> dict[str, Any]:
+    """A ``list`` of embeddings, one a text."""
+    base = row.options.get("encoding_format") == "base64"
+    data = [
+        {
+            "object": "embedding",
+            "index": i,
+            "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode() if base else vector.tolist(),
+        }
+        for i, vector in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+    return {"object": "list", "data": data, "model": model, "usage": usage}

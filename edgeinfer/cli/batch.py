@@ -1,0 +1,223 @@
+"""``edgeinfer batch``: a file of rows in, a file of results out, gone on with after anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from edgeinfer.cli import options
+from edgeinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeinfer.batch import Progress, Report
+    from edgeinfer.llm import LLM
+
+__all__ = ["command"]
+
+_JOB = "Job"
+_FAILED_ROWS = 6
+
+
+@click.command("batch", cls=options.Command)
+@options.flag(
+    "-i",
+    "--input",
+    "source",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    section=_JOB,
+    help="Rows: OpenAI batch lines, plain JSON lines, .csv or .parquet.",
+)
+@options.flag(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    section=_JOB,
+    help="Results, a JSON line a row; beside it .errors.jsonl, .manifest.json and .metrics.jsonl.",
+)
+@options.flag(
+    "--prompt-template",
+    metavar="TEXT",
+    section=_JOB,
+    help="Make prompts of columns: 'Summarise: {text}'.  [default: the column prompt]",
+)
+@options.flag("-sys", "--system", metavar="TEXT", section=_JOB, help="System message for rows that bring none.")
+@options.flag("--raw", is_flag=True, section=_JOB, help="Continue plain prompts as they stand: no chat template.")
+@options.flag(
+    "--order",
+    type=click.Choice(["done", "input"]),
+    default="done",
+    show_default=True,
+    section=_JOB,
+    help="Order of the finished output; until then rows are written as they are done.",
+)
+@options.flag("--limit", type=click.IntRange(min=1), metavar="N", section=_JOB, help="Only the first N rows.")
+@options.flag("--sample", type=click.IntRange(min=1), metavar="N", section=_JOB, help="Only N rows at random.")
+@options.flag(
+    "--dry-run", is_flag=True, section=_JOB, help="Compute a sample, write nothing: tokens, hours, energy of all rows."
+)
+@options.flag(
+    "--parallel",
+    type=click.IntRange(1, 240),
+    metavar="N",
+    envvar="EDGEINFER_BATCH_PARALLEL",
+    show_envvar=True,
+    section=_JOB,
+    help="Rows computed at once.  [default: as many as memory has room for, up to 16]",
+)
+@options.flag(
+    "--max-attempts",
+    type=click.IntRange(min=1),
+    default=3,
+    metavar="N",
+    show_default=True,
+    section=_JOB,
+    help="Try a row so often before it goes to the errors.",
+)
+@options.flag("--retry-failed", is_flag=True, section=_JOB, help="Try rows again that are among the errors.")
+@options.flag("--restart", is_flag=True, section=_JOB, help="Throw away what earlier runs wrote, and start anew.")
+@options.model_flags
+@options.sampling_flags
+@options.json_flag
+@options.debug_flag
+@click.pass_context
+def command(ctx: click.Context, /, **flags: Any) -> int:
+    """Answer many rows with one model.
+
+    Each result is on disk when it is done. The same command again goes on where the last one stopped, whatever stopped
+    it; a row never has two results. Rows that cannot be computed are in OUTPUT.errors.jsonl, with line and reason.
+
+    \b
+      edgeinfer batch -i in.jsonl -o out.jsonl -m qwen2.5-coder-1.5b --temp 0
+      edgeinfer batch -i reviews.csv -o out.jsonl --prompt-template "Sentiment of: {text}" --json-schema s.json
+      edgeinfer batch -i in.jsonl --dry-run
+    """
+    if flags["output"] is None and not flags["dry_run"]:
+        raise UsageError("give an output with -o FILE, or --dry-run for an estimate")
+    sampling = options.sampling_arguments(flags)
+    arguments = options.llm_arguments(flags)
+    if ctx.get_parameter_source("kv_cache") is ParameterSource.DEFAULT:
+        arguments["kv_cache"] = "off"  # states of thousands of rows would crowd out those of conversations
+    if not flags["dry_run"]:
+        from edgeinfer.batch.outputs import Outputs
+
+        Outputs.of(flags["output"])
+    with _opened(flags, arguments) as llm:
+        return _estimate(flags, sampling, llm) if flags["dry_run"] else _run(flags, sampling, llm)
+
+
+def _opened(flags: Mapping[str, Any], arguments: dict[str, Any]) -> LLM:
+    """The model, with as many places as there is room for."""
+    from edgeinfer import catalog
+    from edgeinfer.batch.places import places
+    from edgeinfer.cli import loading
+    from edgeinfer.engines import EngineConfig
+
+    name = flags["model"] or catalog.DEFAULT_MODEL
+    n_parallel = flags["parallel"]
+    if n_parallel is None:
+        loading.fetch(name)
+        config = EngineConfig(
+            n_ctx=flags["ctx_size"] or 0,
+            kv_type="q8_0" if flags["kv_type"] == "q8_0" else "f16",
+            kernels=not flags["no_kernels"],
+        )
+        n_parallel = places(catalog.resolve(name).path, config, flags["memory"])
+    return loading.open_llm(flags["model"], {**arguments, "n_parallel": n_parallel}, spinner=True)
+
+
+def _settings(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags that results depend on, besides the sampling: part of what the job is."""
+    names = ("kv_type", "engine", "device", "on_overflow", "no_kernels")
+    template = flags["chat_template"]
+    text = options.read_text(template, "chat template", 1 << 20) if template else None
+    return {**{name: flags[name] for name in names}, "chat_template": text}
+
+
+def _run(flags: Mapping[str, Any], sampling: Mapping[str, Any], llm: LLM) -> int:
+    import json
+
+    from edgeinfer import batch
+    from edgeinfer.cli.batch_view import watching
+    from edgeinfer.cli.loading import notice
+
+    with watching() as view:
+        try:
+            report = batch.run(
+                flags["source"],
+                llm,
+                flags["output"],
+                prompt_template=flags["prompt_template"],
+                system=flags["system"],
+                raw=flags["raw"],
+                order=flags["order"],
+                limit=flags["limit"],
+                sample=flags["sample"],
+                max_attempts=flags["max_attempts"],
+                retry_failed=flags["retry_failed"],
+                restart=flags["restart"],
+                settings=_settings(flags),
+                watch=view.show,
+                said=view.note,
+                **sampling,
+            )
+        except BaseException as error:
+            if view.last is not None and not isinstance(error, UsageError):
+                # Where writing has failed, what was not on disk yet was taken back: nobody counts that again now.
+                known = None if isinstance(error, batch.WriteError) else view.last
+                view.note(_how_to_go_on(flags, known))
+            raise
+    _conclude(report, notice)
+    if flags["as_json"]:
+        click.echo(json.dumps(report.as_dict()))
+    return _FAILED_ROWS if report.n_failed else 0
+
+
+def _how_to_go_on(flags: Mapping[str, Any], now: Progress | None) -> str:
+    without = " (without --restart)" if flags["restart"] else ""
+    done = f"{now.n_done + now.n_failed} of {now.n_rows} rows are done and" if now else "what is done is"
+    return f"{done} safe in {flags['output']}; run the same command again{without} to go on"
+
+
+def _conclude(report: Report, notice: Any) -> None:
+    if report.n_repeated:
+        notice(f"{report.n_repeated} rows have a custom_id that another row has, too: tell them apart by their 'id'")
+    before = f", {report.n_before} of them by earlier runs" if report.n_before else ""
+    notice(
+        f"{report.n_done} rows done, {report.n_failed} failed{before}; {report.generated_tps:.1f} tokens/s in "
+        f"{report.seconds:.1f} s: {report.results}"
+    )
+    if report.n_failed:
+        notice(f"why rows failed is in {report.errors}; --retry-failed tries them again")
+
+
+def _estimate(flags: Mapping[str, Any], sampling: Mapping[str, Any], llm: LLM) -> int:
+    import json
+
+    from edgeinfer.batch.compute import LocalComputer
+    from edgeinfer.batch.estimate import estimate
+    from edgeinfer.cli.batch_view import print_estimate, watching
+
+    with watching() as view:
+        found = estimate(
+            flags["source"],
+            LocalComputer(llm),
+            prompt_template=flags["prompt_template"],
+            system=flags["system"],
+            raw=flags["raw"],
+            limit=flags["limit"],
+            sample=flags["sample"],
+            watch=view.show,
+            options=sampling,
+        )
+    if flags["as_json"]:
+        click.echo(json.dumps(found.as_dict()))
+    else:
+        print_estimate(found)
+    return 0

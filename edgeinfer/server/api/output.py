@@ -1,0 +1,130 @@
+"""The output of a response as it grows: messages and function calls, and the events that tell of each change."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from typing import Any
+
+from edgeinfer.core import Token
+from edgeinfer.server.api.fields import arguments_of
+from edgeinfer.server.api.openai_parts import token_logprob
+from edgeinfer.server.tools import CallParser, ToolCall
+from edgeinfer.server.workers.model import Model
+
+__all__ = ["Output"]
+
+Events = list[tuple[str, dict[str, Any]]]
+
+
+class Output:
+    """``names``: the functions whose calls are looked for. ``items`` is the output so far."""
+
+    def __init__(self, model: Model, names: Collection[str]) -> None:
+        self.items: list[dict[str, Any]] = []
+        self._model = model
+        self._parser = CallParser(names) if names else None
+        self._open: dict[str, Any] | None = None  # the message that text goes to
+        self._calls: list[ToolCall] = []
+
+    def feed(self, token: Token) -> Events:
+        parts: list[str | ToolCall] = self._parser.feed(token.text) if self._parser else [token.text]
+        logprobs = []
+        if token.logprob is not None and token.id >= 0:
+            logprobs = [token_logprob(token, self._model)]
+        events: Events = []
+        for part in parts:
+            if isinstance(part, str) and (part or logprobs):
+                events += self._text(part, logprobs)
+                logprobs = []
+            elif isinstance(part, ToolCall):
+                events += self._call(part)
+        return events
+
+    def end(self, *, cut: bool = False) -> Events:
+        """Nothing follows. There is always something: an empty message where there was no answer."""
+        events: Events = []
+        for part in self._parser.flush() if self._parser else []:
+            events += self._call(part) if isinstance(part, ToolCall) else self._text(part, [])
+        if not self.items:
+            events += self._begin()
+        return events + self._close("incomplete" if cut else "completed")
+
+    def message(self) -> dict[str, Any]:
+        """All of it as one turn of a conversation, for a template."""
+        texts = [item["content"][0]["text"] for item in self.items if item["type"] == "message"]
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
+        if self._calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": arguments_of(call.arguments)},
+                }
+                for call in self._calls
+            ]
+        return message
+
+    # ---- messages
+
+    def _begin(self) -> Events:
+        item: dict[str, Any] = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "role": "assistant"}
+        item |= {"status": "in_progress", "content": []}
+        self.items.append(item)
+        self._open = item
+        at = {"output_index": len(self.items) - 1}
+        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        events: Events = [
+            ("response.output_item.added", {**at, "item": {**item, "content": []}}),
+            ("response.content_part.added", {**at, "item_id": item["id"], "content_index": 0, "part": dict(part)}),
+        ]
+        item["content"] = [part]
+        return events
+
+    def _text(self, text: str, logprobs: list[dict[str, Any]]) -> Events:
+        events = [] if self._open is not None else self._begin()
+        item = self._open or self.items[-1]
+        part = item["content"][0]
+        part["text"] += text
+        part["logprobs"] += logprobs
+        where = {"item_id": item["id"], "output_index": len(self.items) - 1, "content_index": 0}
+        return [*events, ("response.output_text.delta", {**where, "delta": text, "logprobs": logprobs})]
+
+    def _close(self, status: str = "completed") -> Events:
+        item, self._open = self._open, None
+        if item is None:
+            return []
+        item["status"] = status
+        part = item["content"][0]
+        at = {"output_index": len(self.items) - 1}
+        where = {**at, "item_id": item["id"], "content_index": 0}
+        return [
+            ("response.output_text.done", {**where, "text": part["text"], "logprobs": part["logprobs"]}),
+            ("response.content_part.done", {**where, "part": part}),
+            ("response.output_item.done", {**at, "item": item}),
+        ]
+
+    # ---- calls
+
+    def _call(self, call: ToolCall) -> Events:
+        events = self._close()
+        item = {
+            "id": f"fc_{uuid.uuid4().hex}",
+            "type": "function_call",
+            "call_id": call.id,
+            "name": call.name,
+            "arguments": call.arguments,
+            "status": "completed",
+        }
+        self.items.append(item)
+        self._calls.append(call)
+        at = {"output_index": len(self.items) - 1}
+        where = {**at, "item_id": item["id"]}
+        done = {**where, "arguments": call.arguments, "name": call.name}
+        return [
+            *events,
+            ("response.output_item.added", {**at, "item": {**item, "arguments": "", "status": "in_progress"}}),
+            ("response.function_call_arguments.delta", {**where, "delta": call.arguments}),
+            ("response.function_call_arguments.done", done),
+            ("response.output_item.done", {**at, "item": item}),
+        ]
