@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from edgeinfer import gguf, memory
+from edgeinfer import described, memory
 from edgeinfer.engines import EngineConfig
 from edgeinfer.opening import completed
 
@@ -21,10 +21,8 @@ _SHARE = 0.8
 def places(model: Path, config: EngineConfig, cap_bytes: int | None = None) -> int:
     """The most rows at once, each with the whole context of ``config`` to itself, that fit beside the model; at least
     1. Raises `FormatError` for a file that is no model."""
-    if model.is_dir():  # its memory is not planned here; half as many is what a machine that can load it has room for
-        return MOST_PLACES // 2
-    file = gguf.read(model)
-    config, _ = completed(config, gguf.model_info(file))
+    file = described.read(model)
+    config, _ = completed(config, described.info(file))
     cap = min(cap_bytes or memory.available(), int(_SHARE * memory.available()))
     for n in _TRIED:
         if memory.plan(file, dataclasses.replace(config, n_seq_max=n), cap_bytes=cap).verdict == "fits":
