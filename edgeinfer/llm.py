@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,7 @@ from edgeinfer.kv import Shelf
 from edgeinfer.loop import EngineLoop
 from edgeinfer.opening import Opened, open_model
 from edgeinfer.options import RequestOptions
+from edgeinfer.process import LOG
 from edgeinfer.prompt import ChatMessage, OverflowPolicy, Prompt, PromptBuilder
 from edgeinfer.request import EmbedRequest, Request
 from edgeinfer.sampling import Constraint, Sampler
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from edgeinfer.catalog import Progress
 
 __all__ = ["LLM", "Stream"]
-
-_LOG = logging.getLogger("edgeinfer")
 
 Messages = Sequence[ChatMessage]
 PromptLike = str | Sequence[int] | Messages
@@ -88,7 +86,7 @@ class LLM:
         draft: str = "off",
         progress: Progress | None = None,
         said: Callable[[str], None] = lambda _what: None,
-        warned: Callable[[str], None] = _LOG.warning,
+        warned: Callable[[str], None] = LOG.warning,
     ) -> None:
         devices.parse(device)
         if require:
@@ -284,6 +282,7 @@ class LLM:
 
     def encode(self, prompt: PromptLike, tools: Sequence[Mapping[str, Any]] | None = None) -> npt.NDArray[np.int32]:
         """The token ids of a prompt as they would be computed, template included, whether they fit or not."""
+        self._loop.birthplace.check()
         return self._prompts.encode(prompt, tools)
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -295,6 +294,8 @@ class LLM:
         if stream is not None:
             stream.cancel()
             return
+        if not self._loop.birthplace.is_here:
+            return
         with self._live_lock:
             live = list(self._live.values())
         for cancel in live:
@@ -303,6 +304,7 @@ class LLM:
     def remember(self, messages: Messages, token_ids: Sequence[int]) -> None:
         """Tell that the last message, an answer of this model, consisted of these ids, so that the conversation goes on
         with the tokens that were computed then. Ids that do not spell the message are disregarded."""
+        self._loop.birthplace.check()
         text = messages[-1].get("content") or ""
         ids = np.asarray(token_ids, np.int64)
         if ids.size and ids.min() >= 0 and ids.max() < self._tokenizer.n_vocab:
@@ -318,6 +320,18 @@ class LLM:
         harmless."""
         self._finalizer()
 
+    async def aclose(self) -> None:
+        """`close`, awaited: it waits for the step under way and for what is saved."""
+        await asyncio.to_thread(self.close)
+
+    async def __aenter__(self) -> LLM:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
     def __enter__(self) -> LLM:
         return self
 
@@ -326,9 +340,13 @@ class LLM:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("an open model cannot be copied or sent to another process; send its name and open it there")
+
     # ---- requests
 
     def _build(self, prompt: PromptLike, chosen: RequestOptions, prompts: PromptBuilder | None = None) -> Prompt:
+        self._loop.birthplace.check()
         return (prompts or self._prompts).build(
             prompt,
             max_tokens=chosen.sampling.max_tokens,
@@ -410,6 +428,7 @@ class LLM:
         return compile_grammar(chosen.sampling.grammar, self._tokenizer)()
 
     def _submit_embed(self, text: str | Sequence[int], sink: _EmbedSink) -> tuple[int, Callable[[], None]]:
+        self._loop.birthplace.check()
         if isinstance(text, str):
             ids = self._tokenizer.encode(text, add_bos=self._tokenizer.adds_bos)
         else:
@@ -428,7 +447,9 @@ class LLM:
                 else:
                     future.set_result(got)
 
-        self._submit_embed(text, _EmbedSink(settle))
+        _, cancel = self._submit_embed(text, _EmbedSink(settle))
+        # Whoever awaited it and was cancelled needs no answer any more.
+        future.add_done_callback(lambda ended: cancel() if ended.cancelled() else None)
         return future
 
 
@@ -448,6 +469,8 @@ def _pooled(states: Sequence[npt.NDArray[np.float32]], normalize: bool) -> npt.N
 
 
 def _close(loop: EngineLoop, tokenizer: Codec) -> None:
+    if not loop.birthplace.is_here:
+        return
     loop.close()
     if isinstance(tokenizer, Tokenizer):
         tokenizer.close()

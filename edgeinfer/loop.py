@@ -8,6 +8,7 @@ from edgeinfer.core import FinishReason
 from edgeinfer.engines.base import Engine
 from edgeinfer.errors import EdgeInferError, EngineError, RequestCancelled
 from edgeinfer.kv import Shelf
+from edgeinfer.process import Birthplace
 from edgeinfer.request import EmbedRequest, Request
 from edgeinfer.scheduler import Scheduler
 from edgeinfer.speculate import Speculator
@@ -28,6 +29,7 @@ class EngineLoop:
         shelf: Shelf | None = None,
         name: str = "edgeinfer",
     ) -> None:
+        self.birthplace = Birthplace()
         self._engine = engine
         self._speculator = speculator
         self._shelf = shelf
@@ -42,7 +44,9 @@ class EngineLoop:
         self._thread.start()
 
     def submit(self, request: Request | EmbedRequest) -> None:
-        """Queue a request. Raises `RequestCancelled` when the loop is closed, `EngineError` when it has broken down."""
+        """Queue a request. Raises `RequestCancelled` when the loop is closed, `EngineError` when it has broken down or
+        belongs to another process."""
+        self.birthplace.check()
         with self._wake:
             if self._broken:
                 raise EngineError(f"the engine has stopped after an error: {self._broken}")
@@ -53,6 +57,8 @@ class EngineLoop:
 
     def cancel(self, request: Request | EmbedRequest, reason: FinishReason = "cancelled") -> None:
         """End a request now; its sink is told by the engine's thread."""
+        if not self.birthplace.is_here:  # also called from finalizers, which a forked child inherits
+            return
         self._scheduler.cancel(request, reason)
         self._stir()
 
@@ -66,7 +72,9 @@ class EngineLoop:
 
     def close(self) -> None:
         """Stop, tell everybody who waits, save what is worth it, free the engine. Blocks until the thread has ended;
-        closing twice is harmless."""
+        closing twice is harmless. Nothing happens in a forked child: the engine is its parent's."""
+        if not self.birthplace.is_here:
+            return
         with self._wake:
             self._closing = True
             self._wake.notify()

@@ -15,6 +15,7 @@ import datetime
 import json
 import os
 import stat
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -99,13 +100,19 @@ def exists(name: str) -> bool:
     return path(name).is_file()
 
 
+_given: set[str] = set()
+_giving = threading.Lock()
+
+
 def fresh_name() -> str:
-    """A name by date and time that no session has yet."""
+    """A name by date and time that no session has yet, and that nobody here was given who has not saved so far."""
     base = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
     name, n = base, 1
-    while path(name).exists():
-        n += 1
-        name = f"{base}-{n}"
+    with _giving:
+        while name in _given or path(name).exists():
+            n += 1
+            name = f"{base}-{n}"
+        _given.add(name)
     return name
 
 

@@ -13,6 +13,7 @@ from types import TracebackType
 
 from edgeinfer.core import Answer, FinishReason, GenerationStats, Token
 from edgeinfer.errors import EdgeInferError
+from edgeinfer.process import Birthplace
 from edgeinfer.sampling import Sampled
 from edgeinfer.text import StopMatcher, StreamDecoder, Vocabulary
 
@@ -109,6 +110,7 @@ class Stream:
 
     def __init__(self, notices: tuple[str, ...] = ()) -> None:
         self.notices = notices
+        self._birthplace = Birthplace()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._outcome = _Outcome()
         self._cancel: Callable[[], None] = lambda: None
@@ -130,6 +132,7 @@ class Stream:
         return token
 
     def _next_event(self) -> Event:
+        self._birthplace.check()
         if os.name != "nt":
             return self._events.get()
         while True:  # a blocking get does not hear Ctrl-C on Windows

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "edgeinfer"
 # Lowest first. A module imports from its own layer and those below. A new module gets its place here when it is born.
 LAYERS = (
     {"errors"},
-    {"core", "env", "files", "metrics", "reports"},
+    {"core", "env", "files", "metrics", "process", "reports"},
     {"gguf", "kernels", "device", "catalog"},
     {"packed", "onnx"},
     {"coverage", "described", "engines", "memory", "memory_onnx"},
@@ -28,6 +28,7 @@ LAYERS = (
     {
         "bench",
         "bench_prompts",
+        "conversation",
         "drafting",
         "evaluate",
         "keeping",
@@ -41,7 +42,7 @@ LAYERS = (
         "tune",
         "verify",
     },
-    {"__main__", "batch", "cli", "desktop", "respond", "server"},
+    {"__main__", "batch", "cli", "desktop", "pyinstaller", "respond", "server"},
 )
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 

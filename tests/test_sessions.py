@@ -231,3 +231,8 @@ def test_ids_that_are_none_are_refused(ids: object) -> None:
     write("bad", document)
     with pytest.raises(FormatError, match="ids"):
         sessions.load("bad")
+
+
+def test_two_conversations_begun_in_one_second_have_two_names() -> None:
+    """Bug: the second took over the file of the first, which had not been saved yet."""
+    assert len({sessions.fresh_name() for _ in range(20)}) == 20

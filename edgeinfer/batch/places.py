@@ -18,10 +18,10 @@ _SHARE = 0.8
 """Of what is free: the rest is for a draft model, and for whoever else works here."""
 
 
-def places(model: Path, config: EngineConfig, cap_bytes: int | None = None) -> int:
+def places(model: Path, config: EngineConfig, cap_bytes: int | None = None, engine: str = "auto") -> int:
     """The most rows at once, each with the whole context of ``config`` to itself, that fit beside the model; at least
-    1. Raises `FormatError` for a file that is no model."""
-    file = described.read(model)
+    1. Raises `FormatError` for what is no model, `UnsupportedModel` for one that ``engine`` does not run."""
+    file = described.read(model, engine)
     config, _ = completed(config, described.info(file))
     cap = min(cap_bytes or memory.available(), int(_SHARE * memory.available()))
     for n in _TRIED:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from edgeinfer.errors import FormatError
 
-__all__ = ["Card", "HFSource", "PipSource", "Source", "Template", "cards", "parse_card", "read_card"]
+__all__ = ["Card", "HFSource", "PipSource", "Source", "Template", "card_files", "cards", "parse_card", "read_card"]
 
 TemplateFormat = Literal["none", "chatml", "gemma", "llama3", "other"]
 
@@ -183,11 +183,16 @@ def _folder() -> Path:
     return installed if installed.is_dir() else package.parent / "models"
 
 
+def card_files() -> list[Path]:
+    """The files of the catalogue."""
+    return sorted(_folder().glob("*.toml"))
+
+
 @functools.cache
 def cards() -> Mapping[str, Card]:
     """The catalogue by name, smallest model first. Raises `FormatError` for a bad card or a draft that is not
     listed."""
-    found = sorted((read_card(path) for path in _folder().glob("*.toml")), key=lambda card: card.bytes)
+    found = sorted((read_card(path) for path in card_files()), key=lambda card: card.bytes)
     if not found:
         raise FormatError(f"no model cards in {_folder()}: the installation is incomplete; install edgeinfer again")
     catalogue = {card.name: card for card in found}

@@ -23,7 +23,7 @@ from click.core import ParameterSource
 from edgeinfer import __version__, env
 from edgeinfer.errors import EdgeInferError
 
-__all__ = ["Terminated", "cli", "main"]
+__all__ = ["Terminated", "cli", "main", "run"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("edgeinfer.cli.chat:command", "Chat with a model; with -p or a pipe, answer once."),
@@ -109,14 +109,15 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit code. The only place that catches what goes wrong."""
     with _signals():
-        code = _run(sys.argv[1:] if args is None else list(args))
+        code = run(cli, "edgeinfer", sys.argv[1:] if args is None else list(args))
         if args is None and code in (130, 143):
             # Whoever interrupts wants out now: nothing is left to tidy but threads that may be deep in a model's file.
             os._exit(_flush(code))
         return _flush(code)
 
 
-def _run(args: list[str]) -> int:
+def run(command: click.Command, name: str, args: list[str]) -> int:
+    """Run a command under that name; returns its exit code, and says on one line whatever goes wrong."""
     try:
         _prepare_output()
         instruction = env.variable("_EDGEINFER_COMPLETE")
@@ -124,8 +125,8 @@ def _run(args: list[str]) -> int:
             from click.shell_completion import shell_complete
 
             return shell_complete(cli, {}, "edgeinfer", "_EDGEINFER_COMPLETE", instruction)
-        with cli.make_context("edgeinfer", args) as ctx:
-            result = cli.invoke(ctx)
+        with command.make_context(name, args) as ctx:
+            result = command.invoke(ctx)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as leaving:
         return int(leaving.exit_code)

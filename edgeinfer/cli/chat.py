@@ -19,7 +19,7 @@ from edgeinfer.errors import UsageError
 if TYPE_CHECKING:
     from edgeinfer.sessions import Session
 
-__all__ = ["command"]
+__all__ = ["command", "session_of"]
 
 _SESSION = "Conversation"
 
@@ -57,18 +57,18 @@ def command(ctx: click.Context, /, **flags: Any) -> None:
     if prompt is None and not sys.stdout.isatty():
         raise UsageError("a chat needs a terminal for its output; give a prompt with -p TEXT for a single answer")
     given = {name for name in flags if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    session = _session(flags, given)
+    session = session_of(flags, given)
     if prompt is None:
         _interactive(flags, session)
     else:
         _once(flags, session, prompt)
 
 
-def _session(flags: Mapping[str, Any], given: set[str]) -> Session:
+def session_of(flags: Mapping[str, Any], given: set[str]) -> Session:
     """The conversation to go on with, or a new one. What it was left with (model, settings, system prompt) stays,
     except for what is given on the command line."""
     from edgeinfer import catalog, sessions
-    from edgeinfer.cli.chatting.conversation import Conversation, named, unnamed
+    from edgeinfer.conversation import Conversation, named, unnamed
 
     settings = {**options.sampling_arguments(flags), "on_overflow": flags["on_overflow"]}
     model = flags["model"] or catalog.DEFAULT_MODEL
@@ -115,7 +115,7 @@ def _interactive(flags: Mapping[str, Any], session: Session) -> None:
 
 def _once(flags: Mapping[str, Any], session: Session, prompt: str) -> None:
     from edgeinfer.cli import loading, oneshot
-    from edgeinfer.cli.chatting.conversation import Conversation
+    from edgeinfer.conversation import Conversation
     from edgeinfer.sessions import Turn
 
     conversation = Conversation(session)

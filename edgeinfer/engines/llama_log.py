@@ -9,6 +9,8 @@ import ctypes
 import threading
 from collections import deque
 
+from edgeinfer import process
+
 __all__ = ["clear", "install", "last_errors"]
 
 _KEPT = 8
@@ -20,6 +22,14 @@ _lines: deque[tuple[int, str]] = deque(maxlen=_KEPT)
 """(thread, line), oldest first: a model and a vocabulary may be loading at once, and each wants its own errors."""
 _callback: object | None = None  # ctypes does not keep a callback alive, so this module must
 _level = 0
+
+
+def _renew() -> None:
+    global _install_lock, _lock
+    _install_lock, _lock = threading.Lock(), threading.Lock()
+
+
+process.in_forked_child(_renew)
 
 
 def install() -> None:

@@ -40,6 +40,11 @@ def _candidates() -> list[Path]:
     return [*found, Path(str(installed))]
 
 
+def path() -> Path | None:
+    """The file of the library, whether it loads or not; None where there is none."""
+    return next((path for path in _candidates() if path.is_file()), None)
+
+
 def _declare(library: ctypes.CDLL) -> None:
     """Types of every function that is called from here; see ``edgeinfer_kernels.h``."""
     u32, i32, u64, text = ctypes.c_uint32, ctypes.c_int32, ctypes.c_uint64, ctypes.c_char_p
@@ -82,17 +87,16 @@ def _declare(library: ctypes.CDLL) -> None:
 @functools.cache
 def try_load() -> ctypes.CDLL | str:
     """The library, or the line that says why there is none."""
-    candidates = _candidates()
-    path = next((p for p in candidates if p.is_file()), None)
-    if path is None:
-        return f"the kernel library is not at {candidates[-1]}; reinstall edgeinfer where a C++ compiler is at hand"
+    file = path()
+    if file is None:
+        return f"the kernel library is not at {_candidates()[-1]}; reinstall edgeinfer where a C++ compiler is at hand"
     try:
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(str(file))
         _declare(library)
     except (OSError, AttributeError) as error:
-        return f"the kernel library {path} does not load: {' '.join(str(error).split())}"
+        return f"the kernel library {file} does not load: {' '.join(str(error).split())}"
     if library.ei_abi_version() != _ABI_VERSION:
-        return f"the kernel library {path} belongs to another version of edgeinfer; reinstall edgeinfer"
+        return f"the kernel library {file} belongs to another version of edgeinfer; reinstall edgeinfer"
     return library
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from edgeinfer import env
+from edgeinfer import env, process
 from edgeinfer.errors import UsageError
 from edgeinfer.kernels import library
 
@@ -27,6 +27,14 @@ class KernelReport:
 _PLUGIN_VERSION = "0.3.36"
 _install_lock = threading.Lock()
 _report: KernelReport | None = None
+
+
+def _renew() -> None:
+    global _install_lock
+    _install_lock = threading.Lock()
+
+
+process.in_forked_child(_renew)
 
 
 def install() -> KernelReport:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from edgeinfer import process
 from edgeinfer.core import Grammar, GrammarKind
 from edgeinfer.errors import EngineError, GrammarError
 from edgeinfer.sampling import gbnf, json_schema, workroom
@@ -189,6 +190,14 @@ def _apply(logits: Floats, words: npt.NDArray[np.uint32], n_vocab: int) -> None:
 
 _KNOWN: weakref.WeakKeyDictionary[Vocabulary, _Tokens] = weakref.WeakKeyDictionary()
 _KNOWN_LOCK = threading.Lock()
+
+
+def _renew() -> None:
+    global _KNOWN_LOCK
+    _KNOWN_LOCK = threading.Lock()
+
+
+process.in_forked_child(_renew)
 
 
 def _tokens_of(vocabulary: Vocabulary) -> _Tokens:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from edgeinfer import process
 from edgeinfer.errors import EngineError, GrammarError
 
 T = TypeVar("T")
@@ -23,6 +24,14 @@ _STACK_BYTES = (256 if sys.maxsize > 2**32 else 64) << 20
 # its slot, so that at most this many cores are ever lost to hostile grammars.
 _SLOTS = threading.BoundedSemaphore(2)
 _STACK_SIZE = threading.Lock()  # threading.stack_size() is one setting for the process
+
+
+def _renew() -> None:
+    global _SLOTS, _STACK_SIZE
+    _SLOTS, _STACK_SIZE = threading.BoundedSemaphore(2), threading.Lock()
+
+
+process.in_forked_child(_renew)
 
 
 def run(work: Callable[[], T], what: str) -> T:

@@ -4,7 +4,6 @@ what became of it. Decides nothing about the text: the scheduler keeps only what
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgeinfer.errors import EngineError
+from edgeinfer.process import LOG
 from edgeinfer.speculate.base import Drafter, SteppedDrafter, TokenIds, Want
 from edgeinfer.speculate.calibration import Calibration, Record
 from edgeinfer.speculate.costs import CostCurve
@@ -28,7 +28,6 @@ _N_READ = 128  # unread tokens that are read between two steps
 _PATIENCE = 0.25  # of the price of reading, what the model may lose on top
 _RENT = 0.15  # the part of the price of reading that must have been missed first
 _Tail = list[tuple[int, float]]
-_LOG = logging.getLogger("edgeinfer")
 
 
 @dataclass(slots=True)
@@ -247,7 +246,7 @@ class Speculator:
 
     def _give_up(self, error: EngineError) -> None:
         """A draft model that fails is not asked again; the answer does not depend on it."""
-        _LOG.warning("the draft model failed and is not used any more: %s", error)
+        LOG.warning("the draft model failed and is not used any more: %s", error)
         if self._model is not None:
             self._model.close()
         self._model = None

@@ -18,9 +18,9 @@ from prompt_toolkit.output import DummyOutput
 
 from edgeinfer import sessions
 from edgeinfer.cli import Terminated
-from edgeinfer.cli.chatting.conversation import named, unnamed
 from edgeinfer.cli.chatting.repl import Repl
 from edgeinfer.cli.chatting.screen import Screen
+from edgeinfer.conversation import named, unnamed
 from edgeinfer.core import Answer, GenerationStats
 from edgeinfer.errors import FormatError, ModelNotFound
 from edgeinfer.llm import LLM

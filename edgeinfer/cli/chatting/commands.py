@@ -13,8 +13,8 @@ from edgeinfer.core import Grammar, SamplingParams
 from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeinfer.cli.chatting.conversation import Conversation
     from edgeinfer.cli.chatting.screen import Screen
+    from edgeinfer.conversation import Conversation
     from edgeinfer.core import Answer
     from edgeinfer.llm import LLM
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from edgeinfer import env, sessions
 from edgeinfer.cli import Terminated, loading
 from edgeinfer.cli.chatting import commands
-from edgeinfer.cli.chatting.conversation import Conversation
 from edgeinfer.cli.chatting.editor import Editor
 from edgeinfer.cli.chatting.screen import Screen
+from edgeinfer.conversation import Conversation, timing
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.sessions import Session, Turn
 
@@ -131,20 +131,10 @@ class Repl:
             if not answer.text:
                 self.screen.note("[an empty answer]")
         stats = answer.stats
-        n_used = stats.n_prompt + stats.n_generated
         if answer.finish_reason == "length":
-            full = n_used >= self.llm.n_ctx
+            full = stats.n_prompt + stats.n_generated >= self.llm.n_ctx
             self.screen.note("[the context is full]" if full else "[cut off: /set max-tokens default lets it go on]")
-        parts = [
-            f"first token {stats.ttft_s:.2f} s",
-            f"{stats.decode_tps:.1f} tok/s",
-            f"{stats.n_generated} tokens",
-            f"reused {stats.n_reused}" + (" from disk" if stats.n_restored else ""),
-            f"context {n_used}/{self.llm.n_ctx}",
-        ]
-        if stats.n_drafted:
-            parts.append(f"accepted {stats.n_accepted}/{stats.n_drafted} drafted, gain {stats.draft_gain:.2f}x")
-        self.screen.note(_filled(parts, self.screen.width))
+        self.screen.note(_filled(timing(stats, self.llm.n_ctx), self.screen.width))
 
     # ---- the model
 

@@ -15,10 +15,10 @@ from edgeinfer.errors import EdgeInferError, TemplateError, UsageError
 from edgeinfer.sessions import Session, Turn
 
 if TYPE_CHECKING:
-    from edgeinfer.core import Answer
+    from edgeinfer.core import Answer, GenerationStats
     from edgeinfer.llm import LLM, Stream
 
-__all__ = ["Conversation", "named", "unnamed"]
+__all__ = ["Conversation", "named", "timing", "unnamed"]
 
 
 def unnamed(model: str, settings: Mapping[str, Any], system: str | None = None) -> Session:
@@ -32,6 +32,20 @@ def named(name: str, model: str, settings: Mapping[str, Any], system: str | None
     if sessions.exists(name):
         return sessions.load(name)
     return replace(unnamed(model, settings, system), name=sessions.path(name).stem)
+
+
+def timing(stats: GenerationStats, n_ctx: int) -> list[str]:
+    """What an answer cost, in the few words that stand under it."""
+    parts = [
+        f"first token {stats.ttft_s:.2f} s",
+        f"{stats.decode_tps:.1f} tok/s",
+        f"{stats.n_generated} tokens",
+        f"reused {stats.n_reused}" + (" from disk" if stats.n_restored else ""),
+        f"context {stats.n_prompt + stats.n_generated}/{n_ctx}",
+    ]
+    if stats.n_drafted:
+        parts.append(f"accepted {stats.n_accepted}/{stats.n_drafted} drafted, gain {stats.draft_gain:.2f}x")
+    return parts
 
 
 class Conversation:
