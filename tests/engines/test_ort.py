@@ -4,6 +4,7 @@ our operators change is tested in test_ort_pool.py."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -259,6 +260,13 @@ def test_interrupt_ends_a_pass_that_runs(llama: tuple[Path, Path]) -> None:
     engine.interrupt(False)
     assert engine.forward([Slice(0, ids[:9], 0, 1)]).shape == (1, 300)
     engine.close()
+
+
+def test_threads_sleep_between_passes(engine: OrtEngine) -> None:
+    rows(engine, 30)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.15
 
 
 def test_the_last_position_of_all(llama: tuple[Path, Path]) -> None:
