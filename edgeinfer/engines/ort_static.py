@@ -208,7 +208,8 @@ class StaticGraphs:
         there = np.concatenate([np.arange(self._n_ctx) < n_past, np.ones(size, np.bool_)])
         distance = (n_past + np.arange(size))[:, None] - columns
         seen = there & (distance >= 0) & ((distance < window) if window else True)
-        return np.where(seen, np.float32(0), _UNSEEN)[None, None]
+        mask: Floats = np.where(seen, np.float32(0), _UNSEEN)[None, None]
+        return mask
 
     # ---- sequences
 

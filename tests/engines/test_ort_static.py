@@ -40,7 +40,10 @@ def engine(pair: tuple[Path, Path]) -> Iterator[OrtEngine]:
 
 def rows(engine: OrtEngine, n: int, *, seq: int = 0, n_logits: int | None = None) -> Floats:
     begin = engine.length(seq)
-    return engine.forward([Slice(seq, IDS[begin:n], begin, n - begin if n_logits is None else n_logits)]).copy()
+    found: Floats = engine.forward(
+        [Slice(seq, IDS[begin:n], begin, n - begin if n_logits is None else n_logits)]
+    ).copy()
+    return found
 
 
 def test_how_tokens_are_shared_out() -> None:
