@@ -14,14 +14,18 @@ from edgeinfer.converters.to_onnx import forms
 from edgeinfer.converters.to_onnx.data_file import Region
 from edgeinfer.converters.to_onnx.weights import FLOAT_TYPES, Weights
 
-__all__ = ["ColumnMatrices", "Columns"]
+__all__ = ["OFFSETS_MULTIPLE", "ColumnMatrices", "Columns"]
+
+OFFSETS_MULTIPLE = 16
+"""OpenVINO's products of 8-bit weights take no other inner dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
     """A matrix as initializers. ``q``: int4 or int8 (columns, rows); ``scales`` float32 (columns / block, rows), or,
     where ``block`` is 0, one for each row, (rows,). Floats have no scales and are not transposed: (rows, columns).
-    ``offsets``: one a block of 32 weights, as a matrix of its own (columns / 32, rows)."""
+    ``offsets``: one a block of 32 weights, as a matrix of its own, (columns / 32, rows) with columns of zeros behind
+    them up to a whole number of `OFFSETS_MULTIPLE`."""
 
     n_rows: int
     n_cols: int
@@ -73,15 +77,17 @@ class ColumnMatrices:
 
     def _offsets(self, name: str, tensor: SourceTensor) -> Columns:
         room, n = self._weights.data.room, tensor.n_cols // forms.OFFSET_STEP
+        n += -n % OFFSETS_MULTIPLE
         q = room(f"{name}.correction.q", ir.DataType.INT8, (n, tensor.n_rows))
         scales = room(f"{name}.correction.scales", ir.DataType.FLOAT, (tensor.n_rows,))
         return Columns(tensor.n_rows, n, q, scales)
 
     def _write_offsets(self, offsets: Columns, wanted: npt.NDArray[np.float32], first: int) -> None:
         """With one scale a row: blocked scales would need whole blocks."""
-        q, scales = forms.quantize_offsets(wanted, offsets.n_cols)
-        self._weights.measures.rounded(wanted, forms.restored_offsets(q, scales, offsets.n_cols))
-        offsets.q.mapped(np.uint8, (offsets.n_cols, offsets.n_rows))[:, first : first + len(q)] = (q ^ 128).T
+        n_rows, n = wanted.shape
+        q, scales = forms.quantize_offsets(wanted, n)
+        self._weights.measures.rounded(wanted, forms.restored_offsets(q, scales, n))
+        offsets.q.mapped(np.uint8, (offsets.n_cols, offsets.n_rows))[:n, first : first + n_rows] = (q ^ 128).T
         if offsets.scales:
             offsets.scales.write(scales, first * 4)
 

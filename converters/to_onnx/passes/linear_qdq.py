@@ -30,17 +30,22 @@ class LinearQDQ(ir.passes.InPlacePass):
         matrix = self._matrices.matrix(attribute(node, "tensor"))
         y = _product(x, matrix, name, add)
         if matrix.offsets is not None and x is not None:
-            sums = self._block_sums(x, matrix.offsets.n_cols, add)
+            sums = self._block_sums(x, matrix, matrix.offsets, add)
             y = add("Add", y, _product(sums, matrix.offsets, f"{name}.correction", add), name=f"{name}.corrected")
         if bias:
             y = add("Add", y, self._weights.vector(bias), name=f"{name}.biased")
         return y
 
-    def _block_sums(self, x: ir.Value, n_blocks: int, add: Nodes) -> ir.Value:
+    def _block_sums(self, x: ir.Value, matrix: Columns, offsets: Columns, add: Nodes) -> ir.Value:
         if x not in self._sums:
-            blocks = add.reshape(x, [1, -1, n_blocks, OFFSET_STEP], f"{x.name}.blocks")
+            n = matrix.n_cols // OFFSET_STEP
+            blocks = add.reshape(x, [1, -1, n, OFFSET_STEP], f"{x.name}.blocks")
             axes = constant("axis.last", np.array([-1]))
-            self._sums[x] = add("ReduceSum", blocks, axes, name=f"{x.name}.block_sums", keepdims=0)
+            sums = add("ReduceSum", blocks, axes, name=f"{x.name}.block_sums", keepdims=0)
+            if offsets.n_cols > n:
+                pads = constant(f"pads.{offsets.n_cols - n}", np.array([0, 0, 0, 0, 0, offsets.n_cols - n]))
+                sums = add("Pad", sums, pads, name=f"{x.name}.padded_sums")
+            self._sums[x] = sums
         return self._sums[x]
 
 
