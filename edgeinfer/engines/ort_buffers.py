@@ -68,7 +68,9 @@ class SequenceBuffers:
         self._shape = (1, sizes.n_kv_heads, self._capacity, sizes.head_dim)
         self._names = cache_names(sizes.n_layers)
         self._dtype = np.dtype(np.float16 if half else np.float32)
-        self.layout = f"{package.source_sha256} {package.mode} buffers {sizes.n_layers} {self._shape[1::2]} {self._dtype}"
+        self.layout = (
+            f"{package.source_sha256} {package.mode} buffers {sizes.n_layers} {self._shape[1::2]} {self._dtype}"
+        )
         self._on_cpu = found.provider.word != "cuda"
         self._caches: dict[int, _Cache] = {}
         self._bindings: dict[tuple[int, int], Any] = {}

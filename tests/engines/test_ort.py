@@ -4,6 +4,7 @@ our operators change is tested in test_ort_pool.py."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,8 @@ def rows(engine: Engine, n: int, *, seq: int = 0, n_logits: int | None = None) -
     """Logits of the tokens from where the sequence ends up to ``n``."""
     begin = engine.length(seq)
     wanted = n - begin if n_logits is None else n_logits
-    return engine.forward([Slice(seq, IDS[begin:n], begin, wanted)]).copy()
+    found: Floats = engine.forward([Slice(seq, IDS[begin:n], begin, wanted)]).copy()
+    return found
 
 
 def divergence(a: Floats, b: Floats) -> float:
@@ -234,9 +236,10 @@ def test_an_interrupted_pass_leaves_no_trace(engine: OrtEngine) -> None:
     wanted = rows(engine, 30)
     engine.truncate(0, 20)
     engine.interrupt(True)
-    for call in (lambda: rows(engine, 30), lambda: engine.embed(1, IDS[:5])):
-        with pytest.raises(ForwardCancelled):
-            call()
+    with pytest.raises(ForwardCancelled):
+        rows(engine, 30)
+    with pytest.raises(ForwardCancelled):
+        engine.embed(1, IDS[:5])
     assert engine.length(0) == 20
     engine.interrupt(False)
     assert np.array_equal(rows(engine, 30), wanted[20:])
@@ -259,6 +262,13 @@ def test_interrupt_ends_a_pass_that_runs(llama: tuple[Path, Path]) -> None:
     engine.interrupt(False)
     assert engine.forward([Slice(0, ids[:9], 0, 1)]).shape == (1, 300)
     engine.close()
+
+
+def test_threads_sleep_between_passes(engine: OrtEngine) -> None:
+    rows(engine, 30)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.15
 
 
 def test_the_last_position_of_all(llama: tuple[Path, Path]) -> None:
