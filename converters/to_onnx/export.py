@@ -10,11 +10,11 @@ from typing import Literal, Protocol
 
 from edgeinfer import __version__, gguf
 from edgeinfer.converters.architectures import describe
-from edgeinfer.converters.architectures.decoder import check_tensors
+from edgeinfer.converters.architectures.decoder import check_tensors, with_factors
 from edgeinfer.converters.sources import GGUFSource
 from edgeinfer.converters.to_onnx.folder import new_folder
 from edgeinfer.converters.to_onnx.genai import write_genai
-from edgeinfer.converters.to_onnx.graph_files import Job, check_static, described, sha256, write_dynamic, write_static
+from edgeinfer.converters.to_onnx.graph_files import Job, described, sha256, write_dynamic, write_static
 from edgeinfer.converters.to_onnx.requantize import Quant, check_quant
 from edgeinfer.converters.to_onnx.space import package_bytes
 from edgeinfer.gguf import writer as gguf_writer
@@ -51,7 +51,7 @@ def export(
 
     Everything that can be known beforehand is checked before anything is written: the file's structure, its
     architecture, every tensor's name, shape and type, room on the disk. Memory: one piece of a tensor, some ten MB,
-    beside the header; of variant ``npu``, whose matrices are transposed, also the pages of one matrix that is being written.
+    beside the header; of variant ``npu``, whose matrices are transposed, also the pages of the one that is written.
     ``n_ctx`` is the context of that variant's graphs. ``force`` replaces an older package.
 
     Raises what `gguf.read` does; `UnsupportedModel` for an architecture that has no ONNX form, `UnsupportedQuant` for
@@ -64,11 +64,11 @@ def export(
     names = tuple(dict.fromkeys(variant))
     with GGUFSource(file) as source:
         check_tensors(decoder, source.tensors, source.label)
+        decoder = with_factors(decoder, source)
         check_quant(source, quant)
-        if "npu" in names:
-            check_static(file, decoder)
         needed = package_bytes(source, quant, decoder, names)
-        total = (len({*names} - {"cuda"}) or 1) * sum(tensor.n_bytes for tensor in file.tensors.values())
+        n_graphs = bool({"cpu", "cuda"} & {*names}) + ("npu" in names)
+        total = n_graphs * sum(tensor.n_bytes for tensor in file.tensors.values())
         with new_folder(Path(folder), needed, force) as made:
             job = Job(file, decoder, source, quant, made, _counter(shown, total))
             package = _package(job, names, name or file.path.stem, n_ctx)

@@ -50,7 +50,14 @@ _VARIANTS = ("cpu", "npu", "cuda")
 @json_flag
 @debug_flag
 def command(
-    model: str, folder: str, target: str, variant: tuple[str, ...], quant: str, n_ctx: int, force: bool, as_json: bool  # noqa: ARG001
+    model: str,
+    folder: str,
+    target: str,  # noqa: ARG001
+    variant: tuple[str, ...],
+    quant: str,
+    n_ctx: int,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Convert MODEL into a new folder DIR.
 
@@ -67,7 +74,14 @@ def command(
     names: Any = _VARIANTS if "all" in variant else variant
     with download_progress(f"converting {printable(source.name)}") as progress:
         made = export(
-            source.path, folder, variant=names, quant=quant, name=source.name, n_ctx=n_ctx, force=force, progress=progress
+            source.path,
+            folder,
+            variant=names,
+            quant=quant,
+            name=source.name,
+            n_ctx=n_ctx,
+            force=force,
+            progress=progress,
         )
     if as_json:
         click.echo(json.dumps(_summary(made) | {"seconds": round(time.monotonic() - started, 2)}))
@@ -119,7 +133,7 @@ def _lines(made: Package) -> list[str]:
     elif measured["max_error"]:
         lines.append(
             f"blocks are kept; their least values are rounded by at most {measured['max_error']:.3g} "
-            f"({measured['rms_error']:.2g} root mean square), at {measured['correction_bits_per_weight']:.2f} bits a weight"
+            f"({measured['rms_error']:.2g} root mean square) at {measured['correction_bits_per_weight']:.2f} bits each"
         )
     else:
         lines.append("blocks are kept, every weight exactly")
