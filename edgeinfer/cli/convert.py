@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.options import Command, debug_flag, json_flag
+from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
 from edgeinfer.cli.pulling import download_progress, size
 from edgeinfer.text.printable import printable
 
@@ -22,7 +22,7 @@ _VARIANTS = ("cpu", "npu", "cuda")
 @click.argument("model")
 @click.argument("folder", metavar="DIR")
 @click.option("--to", "target", type=click.Choice(["onnx"]), required=True, help="The format to write.")
-@click.option(
+@flag(
     "--variant",
     type=click.Choice([*_VARIANTS, "all"]),
     multiple=True,
@@ -30,21 +30,20 @@ _VARIANTS = ("cpu", "npu", "cuda")
     show_default=True,
     help="For what: cpu and cuda share a graph, npu has graphs of fixed shapes. May be repeated.",
 )
-@click.option(
+@flag(
     "--quant",
     type=click.Choice(["keep", "int4", "int8"]),
     default="keep",
     show_default=True,
     help="keep: weights as they are. int4, int8: rounded once more, with the error measured.",
 )
-@click.option(
+@flag(
     "-c",
     "--ctx-size",
     "n_ctx",
-    type=click.IntRange(64, 1 << 20),
-    default=2048,
-    show_default=True,
-    help="Context of the npu variant, whose graphs have it built in.",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Context of variant npu, whose graphs have it built in.  [default: 2048]",
 )
 @click.option("--force", is_flag=True, help="Replace an older package.")
 @json_flag
@@ -55,7 +54,7 @@ def command(
     target: str,  # noqa: ARG001
     variant: tuple[str, ...],
     quant: str,
-    n_ctx: int,
+    n_ctx: int | None,
     force: bool,
     as_json: bool,
 ) -> None:

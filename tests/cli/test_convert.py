@@ -56,6 +56,7 @@ def test_what_it_cost_is_said(
         (("MODEL", "OUT", "--to", "onnx", "--variant", "tpu"), 2, "tpu"),
         (("nowhere.gguf", "OUT", "--to", "onnx"), 4, "nowhere.gguf"),
         (("MODEL", "MODEL", "--to", "onnx"), 2, "exists and is no folder"),
+        (("MODEL", "OUT", "--to", "onnx", "-c", "5000"), 2, "the model was trained for 2048"),
     ],
 )
 def test_errors(

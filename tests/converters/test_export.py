@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ Floats = npt.NDArray[np.float32]
 def reference(model: Path) -> Floats:
     """llama.cpp's logits of `IDS`, by its own kernels."""
     engine = LlamaCppEngine(model, EngineConfig(n_ctx=256, n_threads=2, kernels=False))
-    rows = engine.forward([Slice(0, IDS, 0, N)]).copy()
+    rows: Floats = engine.forward([Slice(0, IDS, 0, N)]).copy()
     engine.close()
     return rows
 
@@ -75,7 +76,7 @@ def same(made: File) -> None:
     """As it is."""
 
 
-CASES: list[tuple[str, Callable[[File], None], dict[str, object]]] = [
+CASES: list[tuple[str, Callable[[File], None], dict[str, Any]]] = [
     *((name, same, {"default": "F32"}) for name in ARCHITECTURES),
     *((name, same, {"default": "F16", "tied": True}) for name in ARCHITECTURES),
     ("llama", stretched("linear"), {"default": "F32"}),
@@ -91,11 +92,11 @@ NAMES = [
 
 @pytest.mark.parametrize(("architecture", "change", "options"), CASES, ids=NAMES)
 def test_the_graph_is_the_model(
-    architecture: str, change: Callable[[File], None], options: dict[str, object], tmp_path: Path
+    architecture: str, change: Callable[[File], None], options: dict[str, Any], tmp_path: Path
 ) -> None:
     """With floats as weights nothing is rounded but llama.cpp's half-precision keys and values. 32 tokens are gemma3's
     window; both variants."""
-    made = small_model(architecture, **options)  # type: ignore[arg-type]
+    made = small_model(architecture, **options)
     change(made)
     model = written(made, tmp_path)
     package_made = export(model, tmp_path / "out", variant=("cpu", "npu"), n_ctx=128)
