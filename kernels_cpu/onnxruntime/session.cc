@@ -56,26 +56,30 @@ OrtStatus *Node::fail(const char *format, ...) const {
     return g_ort.CreateStatus(ort::kInvalidArgument, message);
 }
 
+OrtStatus *Node::found(OrtStatus *status, const char *attribute) const {
+    return succeeded(status) ? nullptr : fail("attribute %s is missing, of another type, or too long", attribute);
+}
+
 OrtStatus *Node::read(const OrtKernelInfo *info, const char *attribute, int64_t least, int64_t most, int64_t *value) const {
-    EI_TRY(g_ort.KernelInfoGetAttribute_int64(info, attribute, value));
+    EI_TRY(found(g_ort.KernelInfoGetAttribute_int64(info, attribute, value), attribute));
     if (*value >= least && *value <= most) return nullptr;
     return fail("%s is %lld, but must be from %lld to %lld", attribute, static_cast<long long>(*value), static_cast<long long>(least),
                 static_cast<long long>(most));
 }
 
 OrtStatus *Node::read(const OrtKernelInfo *info, const char *attribute, float *value) const {
-    EI_TRY(g_ort.KernelInfoGetAttribute_float(info, attribute, value));
+    EI_TRY(found(g_ort.KernelInfoGetAttribute_float(info, attribute, value), attribute));
     if (*value - *value == 0.0f) return nullptr;
     return fail("%s is not a number", attribute);
 }
 
 OrtStatus *Node::read(const OrtKernelInfo *info, const char *attribute, char *text, size_t n_bytes) const {
-    return g_ort.KernelInfoGetAttribute_string(info, attribute, text, &n_bytes);
+    return found(g_ort.KernelInfoGetAttribute_string(info, attribute, text, &n_bytes), attribute);
 }
 
 OrtStatus *Node::read(const OrtKernelInfo *info, const char *attribute, int64_t *values, size_t most, size_t *n) const {
     *n = most;
-    return g_ort.KernelInfoGetAttributeArray_int64(info, attribute, values, n);
+    return found(g_ort.KernelInfoGetAttributeArray_int64(info, attribute, values, n), attribute);
 }
 
 int64_t Tensor::count() const {

@@ -31,6 +31,9 @@ struct Node {
     OrtStatus *read(const OrtKernelInfo *info, const char *attribute, char *text, size_t n_bytes) const;
     // Up to `most` integers; *n says how many.
     OrtStatus *read(const OrtKernelInfo *info, const char *attribute, int64_t *values, size_t most, size_t *n) const;
+
+  private:
+    OrtStatus *found(OrtStatus *status, const char *attribute) const;
 };
 
 constexpr size_t kMostDims = 8;
