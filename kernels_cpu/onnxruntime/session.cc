@@ -63,8 +63,8 @@ OrtStatus *Node::found(OrtStatus *status, const char *attribute) const {
 OrtStatus *Node::read(const OrtKernelInfo *info, const char *attribute, int64_t least, int64_t most, int64_t *value) const {
     EI_TRY(found(g_ort.KernelInfoGetAttribute_int64(info, attribute, value), attribute));
     if (*value >= least && *value <= most) return nullptr;
-    return fail("%s is %lld, but must be from %lld to %lld", attribute, static_cast<long long>(*value), static_cast<long long>(least),
-                static_cast<long long>(most));
+    return fail("%s is %lld, but must be from %lld to %lld", attribute, wide(*value), wide(least),
+                wide(most));
 }
 
 OrtStatus *Node::read(const OrtKernelInfo *info, const char *attribute, float *value) const {
@@ -106,7 +106,8 @@ OrtStatus *read_tensor(const Node &node, const char *what, const OrtValue *value
     return g_ort.GetTensorMutableData(const_cast<OrtValue *>(value), reinterpret_cast<void **>(&tensor->data));
 }
 
-OrtStatus *read_input(const Node &node, const OrtKernelContext *context, size_t index, const char *what, int type, Tensor *tensor, bool needed) {
+OrtStatus *read_input(const Node &node, const OrtKernelContext *context, size_t index, const char *what, int type, Tensor *tensor,
+                      bool needed) {
     const OrtValue *value = nullptr;
     EI_TRY(g_ort.KernelContext_GetInput(context, index, &value));
     if (value == nullptr && needed) return node.fail("%s is missing", what);

@@ -14,7 +14,8 @@ namespace {
 bool same(float a, float b) { return ei::float_bits(a) == ei::float_bits(b) || (a != a && b != b); }
 
 std::vector<float> numbers(Random &random, size_t n) {
-    const float special[] = {0.0f, -0.0f, 1e-40f, -1e-40f, 80.0f, -80.0f, -80.001f, 3e38f, -3e38f, HUGE_VALF, -HUGE_VALF, NAN, 1e13f, -1e13f};
+    const float special[] = {0.0f,  -0.0f,  1e-40f,    -1e-40f,    80.0f, -80.0f, -80.001f,
+                             3e38f, -3e38f, HUGE_VALF, -HUGE_VALF, NAN,   1e13f,  -1e13f};
     std::vector<float> x(n);
     for (float &value : x) {
         value = random.below(4) ? random.unit() * 20.0f : ei::bits_float(static_cast<uint32_t>(random.next()));
@@ -34,7 +35,9 @@ void test_isa(int32_t activation, int32_t isa) {
         std::vector<float> want(n + 1, -7.0f), got(n + 1, -7.0f);
         scalar->gate(x.data(), up.data(), want.data(), static_cast<int64_t>(n));
         kernel->gate(x.data(), up.data(), got.data(), static_cast<int64_t>(n));
-        for (size_t i = 0; i < n; ++i) CHECK(same(want[i], got[i]), "%s, %g gated with %g: %g, not %g", ei_isa_name(isa), x[i], up[i], got[i], want[i]);
+        for (size_t i = 0; i < n; ++i) {
+            CHECK(same(want[i], got[i]), "%s, %g gated with %g: %g, not %g", ei_isa_name(isa), x[i], up[i], got[i], want[i]);
+        }
         CHECK(got[n] == -7.0f && want[n] == -7.0f, "%s writes past %zu", ei_isa_name(isa), n);
     }
 }
@@ -48,7 +51,8 @@ void test_values() {
             float out = 0.0f;
             const float up = 1.0f;
             ei::find_kernel(ei::Op::gate, activation, EI_ISA_SCALAR)->gate(&value, &up, &out, 1);
-            CHECK(std::fabs(out - right[activation]) <= 3e-6 * std::fabs(right[activation]), "activation %d of %g is %g", activation, wide, static_cast<double>(out));
+            const double error = std::fabs(out - right[activation]);
+            CHECK(error <= 3e-6 * std::fabs(right[activation]), "activation %d of %g is %g", activation, wide, static_cast<double>(out));
         }
     }
 }

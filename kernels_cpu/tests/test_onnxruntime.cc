@@ -18,6 +18,8 @@ extern "C" OrtStatus *EI_ORT_CALL RegisterCustomOps(OrtSessionOptions *, const O
 
 namespace {
 
+using ei::wide;
+
 // ---- Sharing out: each item once, to no more workers than asked for.
 
 OrtStatus *EI_ORT_CALL on_threads(const OrtKernelContext *, void (*work)(void *, size_t), size_t n, size_t, void *data) {
@@ -45,8 +47,8 @@ void test_sharing() {
                     for (int seen = most; worker > seen && !most.compare_exchange_weak(seen, worker);) {
                     }
                 });
-                CHECK(status == nullptr && most < n_threads, "%d threads, %lld items", n_threads, static_cast<long long>(n_items));
-                for (int64_t i = 0; i < n_items; ++i) CHECK(done[static_cast<size_t>(i)] == 1, "item %lld", static_cast<long long>(i));
+                CHECK(status == nullptr && most < n_threads, "%d threads, %lld items", n_threads, wide(n_items));
+                for (int64_t i = 0; i < n_items; ++i) CHECK(done[static_cast<size_t>(i)] == 1, "item %lld", wide(i));
             }
         }
     }
@@ -74,7 +76,7 @@ void test_attention_split() {
             for (int64_t i = 0; i < split.n_units; ++i) {
                 int64_t stream = -1;
                 const ei_attention_unit u = shape.unit(split, i, &stream);
-                CHECK(u.n_tokens >= 1 && u.n_tokens <= 64 && u.n_heads >= 1, "unit %lld", static_cast<long long>(i));
+                CHECK(u.n_tokens >= 1 && u.n_tokens <= 64 && u.n_heads >= 1, "unit %lld", wide(i));
                 for (int t = 0; t < u.n_tokens; ++t) {
                     for (int h = 0; h < u.n_heads; ++h) {
                         const int64_t head = u.kv_head * shape.n_group + u.first_head + h;
@@ -94,8 +96,8 @@ void test_product_chunks() {
             for (int n_threads : {1, 2, 8}) {
                 const ei::Product p(EI_FORMAT_Q8_0, 2048, n_rows, m);
                 const int64_t chunk = p.chunk_panels(n_threads);
-                CHECK(chunk >= 1 && chunk <= p.n_panels, "%lld rows, %lld columns", static_cast<long long>(n_rows), static_cast<long long>(m));
-                CHECK(p.group_size(p.n_groups - 1) == m - 8 * (p.n_groups - 1), "the last group of %lld columns", static_cast<long long>(m));
+                CHECK(chunk >= 1 && chunk <= p.n_panels, "%lld rows, %lld columns", wide(n_rows), wide(m));
+                CHECK(p.group_size(p.n_groups - 1) == m - 8 * (p.n_groups - 1), "the last group of %lld columns", wide(m));
             }
         }
     }
@@ -114,9 +116,9 @@ void test_norm() {
         for (size_t i = 0; i < x.size(); ++i) square += static_cast<double>(sum[i]) * static_cast<double>(sum[i]);
         const double scale = 1 / std::sqrt(square / static_cast<double>(n) + 1e-5);
         for (size_t i = 0; i < x.size(); ++i) {
-            CHECK(sum[i] == x[i] + skip[i] && y[i] == again[i], "element %zu of %lld", i, static_cast<long long>(n));
+            CHECK(sum[i] == x[i] + skip[i] && y[i] == again[i], "element %zu of %lld", i, wide(n));
             const double right = static_cast<double>(sum[i]) * scale * static_cast<double>(weight[i]);
-            CHECK(std::fabs(y[i] - right) <= 1e-6 * std::fabs(right) + 1e-12, "element %zu of %lld", i, static_cast<long long>(n));
+            CHECK(std::fabs(y[i] - right) <= 1e-6 * std::fabs(right) + 1e-12, "element %zu of %lld", i, wide(n));
         }
     }
 }
