@@ -3,7 +3,6 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <thread>
 
 namespace ei {
@@ -43,7 +42,7 @@ struct Shape {
 
 Node::Node(const OrtKernelInfo *info) : n_threads(threads_of(info, "n_threads")), n_threads_batch(threads_of(info, "n_threads_batch")) {
     size_t n = sizeof name;
-    if (!succeeded(g_ort.KernelInfo_GetNodeName(info, name, &n))) std::strcpy(name, "?");
+    if (!succeeded(g_ort.KernelInfo_GetNodeName(info, name, &n))) name[0] = '?', name[1] = 0;
 }
 
 OrtStatus *Node::fail(const char *format, ...) const {

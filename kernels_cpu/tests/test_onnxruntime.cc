@@ -142,7 +142,7 @@ struct Status {
 
 OrtStatus *EI_ORT_CALL create_status(int code, const char *message) {
     g_status.code = code;
-    std::strncpy(g_status.message, message, sizeof g_status.message - 1);
+    std::snprintf(g_status.message, sizeof g_status.message, "%s", message);
     return reinterpret_cast<OrtStatus *>(&g_status);
 }
 int EI_ORT_CALL wrong_code(const OrtStatus *) { return 77; }
