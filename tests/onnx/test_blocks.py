@@ -26,8 +26,8 @@ def operands(name: str, rows: Bytes) -> Operands:
     form, parts = forms.KEPT[name], forms.decoded(name, rows)
     offsets = doubt = None
     if parts.offsets is not None:
-        q, scales = forms.quantize_offsets(parts.offsets)
-        offsets = forms.restored_offsets(q, scales)
+        q, scales = forms.quantize_offsets(parts.offsets, forms.CORRECTION_BLOCK)
+        offsets = forms.restored_offsets(q, scales, forms.CORRECTION_BLOCK)
         doubt = np.repeat(scales, forms.CORRECTION_BLOCK, axis=1)[:, : offsets.shape[1]] * np.float32(0.5001)
     return Operands(form.bits, form.block, parts.q, parts.scales, offsets, doubt)
 
@@ -44,7 +44,8 @@ def stored(made: Operands) -> Floats:
     if made.bits == 4:
         q = np.stack([q & 15, q >> 4], axis=2).reshape(len(q), -1)
     steps = q.astype(np.float32) - np.float32(8 if made.bits == 4 else 128)
-    return steps * np.repeat(made.scales, made.block, axis=1) + np.repeat(made.offsets, 32, axis=1)
+    weights: Floats = steps * np.repeat(made.scales, made.block, axis=1) + np.repeat(made.offsets, 32, axis=1)
+    return weights
 
 
 def within_doubt(name: str, made: Operands) -> bool:
@@ -139,6 +140,17 @@ def test_what_suits_no_super_block_still_suits_a_block() -> None:
         blocks.rebuild("Q4_K", odd)
     wanted = values("Q4_K", quantized("Q4_K", 8, 512, 1))
     assert np.abs(values("Q4_1", blocks.rebuild("Q4_1", odd)) - wanted).max() < 0.03 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("name", blocks.ROUNDABLE)
+def test_scales_of_any_size_may_be_rounded(name: str) -> None:
+    rows = quantized(name, 8, 512, 1)
+    made = operands(name, rows)
+    found = blocks.rebuild(name, changed(made, scales=made.scales * np.float32(1.0002)), rounded=True)
+    assert np.abs(values(name, found) - values(name, rows)).max() < 1e-3 * np.abs(values(name, rows)).max()
+    for size in (1e-9, 1e9):
+        with pytest.raises(Unfit, match="beyond half precision"):
+            blocks.rebuild(name, changed(made, scales=made.scales * np.float32(size)), rounded=True)
 
 
 def test_forms_without_a_format() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -178,7 +179,7 @@ class Text:
     def attend(
         self, part: dict[str, Floats], positions: list[int], cells: list[int], mask: Mask, n_threads: int = 2
     ) -> Floats:
-        feeds = {name: array[None] for name, array in part.items()}
+        feeds: dict[str, Any] = {name: array[None] for name, array in part.items()}
         feeds |= {"positions": np.array(positions, np.int64), "cells": np.array(cells, np.int64), "mask": mask}
         tables = ["cos", "sin"] if self.rotated else ["", ""]
         (found,) = run(
@@ -264,7 +265,7 @@ def test_company_and_places_change_no_bit(seed: int, kv: str, cuts: list[int], n
     cells = np.random.default_rng(seed).permutation(shared.n_cells)[: 2 * n].reshape(2, n).tolist()
     ends = sorted({0, *cuts, n})
     with forced(isa):
-        for begin, end in zip(ends, ends[1:], strict=False):
+        for begin, end in itertools.pairwise(ends):
             both = {name: np.concatenate([part[name][begin:end] for part in parts]) for name in "qkv"}
             rows = [cells[i][: at + 1] for i in (0, 1) for at in range(begin, end)]
             places = [cells[i][at] for i in (0, 1) for at in range(begin, end)]
@@ -299,5 +300,5 @@ def test_a_key_that_is_no_number_is_an_error_where_it_cannot_be_stored() -> None
     text = Text(7, heads=2, kv_heads=1, dim=32, kv="q8_0")
     part = text.tokens(1)
     part["k"][0, 3] = np.nan
-    with pytest.raises(Exception, match="the.node: a key or a value is not a number"):
+    with pytest.raises(Exception, match=r"the\.node: a key or a value is not a number"):
         text.attend(part, [0], [0], seen([[0]], 1))

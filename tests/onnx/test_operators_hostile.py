@@ -83,7 +83,8 @@ def test_thread_counts_that_cannot_be(n_threads: int) -> None:
         {"x": floats(1, 64)},
         {"w": packed(PANELS)},
         **MULTIPLY,
-        **{"n_threads": 2, "n_threads_batch": n_threads},
+        n_threads=2,
+        n_threads_batch=n_threads,
     )
     assert not y.any()
 

@@ -16,16 +16,27 @@ import pytest
 from onnx import TensorProto, helper
 from onnx_packages import damaged, rewritten, small_package
 from operator_graphs import Floats
+from small_models import small_model, written
 
+from edgeinfer.converters.to_onnx.export import export
+from edgeinfer.converters.to_onnx.requantize import Quant
 from edgeinfer.errors import EdgeInferError, FormatError, UnsupportedModel
 from edgeinfer.onnx import operators, package
 from edgeinfer.onnx.graph import read_graph
 from edgeinfer.onnx.swap import DOMAIN, Swapped, swap
 from edgeinfer.packed import store
+from edgeinfer.packed.identity import identify
 
 pytestmark = pytest.mark.skipif(bool(operators.why_not()), reason=f"without our operators: {operators.why_not()}")
 
 IDS = np.random.default_rng(3).integers(0, 300, 40)
+
+
+def package_of(folder: Path, kind: str, *, seed: int = 0, quant: Quant = "keep") -> Path:
+    """A package of a model whose matrices are of that type."""
+    folder.mkdir()
+    export(written(small_model(default=kind, seed=seed), folder), folder / "package", quant=quant)
+    return folder / "package"
 
 
 def swapped_of(folder: Path, **options: Any) -> Swapped:
@@ -139,12 +150,24 @@ def test_no_rows_at_all(llama: Path) -> None:
 
 def test_a_float_model(tmp_path: Path) -> None:
     for kind in ("F32", "F16", "BF16"):
-        (tmp_path / kind).mkdir()
-        _, made = small_package(tmp_path / kind, default=kind)
+        made = package_of(tmp_path / kind, kind)
         swap_ = Swap(made)
         assert {matrix.type_name for matrix in swap_.swapped.packed._matrices.values()} == {kind}
         ours, plain = swap_.logits(0, len(IDS)), plain_logits(made)
         assert np.abs(ours - plain).max() < 0.02 * np.abs(plain).max()
+
+
+@pytest.mark.parametrize("quant", ["int4", "int8"])
+def test_a_model_that_was_quantized_again(tmp_path: Path, quant: Quant) -> None:
+    """Its scales are of any size: what rounding them costs is said."""
+    made = package_of(tmp_path / quant, "F32", quant=quant)
+    swap_ = Swap(made)
+    ours, plain = swap_.logits(0, len(IDS)), plain_logits(made)
+    assert np.abs(ours - plain).max() < 0.1 * np.abs(plain).max()
+    kinds = {matrix.type_name for matrix in swap_.swapped.packed._matrices.values()}
+    assert kinds <= {"Q4_0", "Q8_0"}
+    exact = not any(matrix.rounded for matrix in swap_.swapped.packed._matrices.values())
+    assert ("were rounded" in swap_.swapped.notice) != exact
 
 
 # ---- packed once
@@ -189,14 +212,11 @@ def test_the_image_of_other_weights_does_harm_to_nobody(
 ) -> None:
     """Were a key to lie: names, formats, shapes and sizes are held against the graph's once more."""
     monkeypatch.setenv("EDGEINFER_PACKED_CACHE", "1")
-    (tmp_path / "other").mkdir()
-    _, other = small_package(tmp_path / "other", default="Q4_K", seed=5)
+    other = package_of(tmp_path / "other", "Q4_K", seed=5)
     whole = Swap(other).logits(0, len(IDS))
     time.sleep(0.03)  # files that are newer could still change unseen
     finish(swapped_of(llama))
-    from edgeinfer import packed
-
-    key = packed.identify(llama)
+    key = identify(llama)
     monkeypatch.setattr("edgeinfer.packed.identify", lambda _path: key)
     again = Swap(other)
     assert "they are not those of this model" in again.swapped.notice
@@ -270,7 +290,8 @@ def test_graphs_that_our_operators_do_not_do(
 
 
 def weights(proto: onnx.ModelProto, suffix: str) -> onnx.TensorProto:
-    return next(tensor for tensor in proto.graph.initializer if tensor.name.endswith(suffix))
+    found: onnx.TensorProto = next(tensor for tensor in proto.graph.initializer if tensor.name.endswith(suffix))
+    return found
 
 
 @pytest.mark.parametrize(
