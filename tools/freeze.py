@@ -19,7 +19,7 @@ NAME = "edgeinfer-desktop"
 
 # Optional imports of what we need, and packages of other extras that may lie in the same environment.
 LEFT_OUT = (
-    *("torch", "transformers", "onnx", "onnx_ir", "tokenizers", "safetensors", "ray", "pyarrow", "pandas", "scipy"),
+    *("torch", "transformers", "onnx_ir", "tokenizers", "safetensors", "ray", "pyarrow", "pandas", "scipy"),
     *("matplotlib", "PIL", "fastapi", "uvicorn", "openai", "anthropic", "playwright"),
     *("pytest", "hypothesis", "mypy", "IPython", "tkinter", "setuptools", "pip", "prompt_toolkit"),
 )
