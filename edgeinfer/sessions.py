@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "newest",
     "path",
+    "remove",
     "save",
     "stamps",
     "sweep",
@@ -159,6 +160,14 @@ def save(session: Session) -> None:
     # A lone half of a surrogate pair has no UTF-8: it can come from a pasted line, and must not cost the conversation.
     text = json.dumps(document, ensure_ascii=False, indent=1)
     files.atomic_write(path(session.name), text.encode("utf-8", "replace"))
+
+
+def remove(name: str) -> None:
+    """Delete a session. Raises `UsageError` where there is none of this name."""
+    try:
+        path(name).unlink()
+    except FileNotFoundError:
+        raise UsageError(f"there is no session {name!r}") from None
 
 
 def sweep() -> None:
