@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import debian
-from debian import Unavailable
+from debian import Unavailable as Unavailable
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "cross_aarch64"

@@ -114,7 +114,8 @@ def test_what_reorders_text_is_spelt_out() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 11])
 def test_pieces_become_what_the_whole_does(size: int) -> None:
-    source = "# A\n\nb\nc\n\n- d\n- e\n\n1. f\n\n   g\n\n```py\nh = 1\n\ni\n```\n\n> j\n\n|k|l|\n|-|-|\n|m|n|\n\nlast **o**\n"
+    source = "# A\n\nb\nc\n\n- d\n- e\n\n1. f\n\n   g\n\n```py\nh = 1\n\ni\n```\n\n> j\n\n"
+    source += "|k|l|\n|-|-|\n|m|n|\n\nlast **o**\n"
     growing = Growing()
     settled, html = "", ""
     for begin in range(0, len(source), size):

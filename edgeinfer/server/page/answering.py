@@ -42,6 +42,7 @@ class Question:
 async def answering(asking: Asking, kept: Kept, question: Question) -> AsyncGenerator[bytes, None]:
     """Events: ``begin`` (the conversation's name), ``text`` (HTML to add for good, HTML to show after it), ``end``
     (why, and what it cost) or ``error``. Whoever leaves stops the answer; what was said by then is kept."""
+    talk: _Talk | None = None
     own = question.session if question.at is None else None
     name = own or sessions.fresh_name()
     try:
@@ -55,7 +56,8 @@ async def answering(asking: Asking, kept: Kept, question: Question) -> AsyncGene
                 async for part in events:
                     yield part
     except Exception as error:
-        yield event({"message": told(error, "/page/ask")["error"]["message"]}, "error")
+        kept_half = talk is not None and talk.kept
+        yield event({"message": told(error, "/page/ask")["error"]["message"], "kept": kept_half}, "error")
 
 
 class _Talk:
@@ -65,6 +67,7 @@ class _Talk:
         self._asking, self._kept, self._conversation = asking, kept, conversation
         self._before, self._again = conversation.session, question.again
         self.text = (conversation.regenerate() or "") if question.again else question.text
+        self.kept = False
         self._growing = Growing()
         self._waiting: list[str] = []
 
@@ -112,7 +115,8 @@ class _Talk:
         reply = Turn("assistant", said, "cancelled")
         if answer is not None:
             reply = Turn("assistant", answer.text, answer.finish_reason, answer.token_ids)
-        if not self._conversation.take(self.text, reply):
+        self.kept = self._conversation.take(self.text, reply)
+        if not self.kept:
             self._conversation.restore(self._before)
         if self._conversation.spoken:
             await self._kept.save(self._conversation)

@@ -50,9 +50,8 @@ class Kept:
         return list(self._known.values())
 
     async def shown(self, name: str) -> dict[str, Any]:
-        """A conversation as the page shows it, when nobody changes it. Raises as `sessions.load`."""
-        async with self.alone(name):
-            return await asyncio.to_thread(lambda: _shown(sessions.load(name)))
+        """A conversation as the page shows it. Raises as `sessions.load`."""
+        return await asyncio.to_thread(lambda: _shown(sessions.load(name)))
 
     async def remove(self, name: str) -> None:
         """Delete a conversation. Raises `UsageError` where there is none of this name."""

@@ -129,9 +129,10 @@ async def all_sessions(request: Request) -> Response:
 
 @router.get("/page/sessions/{name}")
 async def one_session(request: Request, name: Name) -> Response:
-    """One conversation, its answers as HTML."""
-    _must_exist(name)
-    return JSON(await _kept(request).shown(name))
+    """One conversation, its answers as HTML; after the answer that is under way in it."""
+    async with _kept(request).alone(name):
+        _must_exist(name)
+        return JSON(await _kept(request).shown(name))
 
 
 @router.delete("/page/sessions/{name}")

@@ -35,7 +35,7 @@ async function ask(question) {
   running = stopper;
   show();
   say("answering");
-  let [asked, answer, ended] = [null, null, false];
+  let [asked, answer, ended, kept] = [null, null, false, true];
   try {
     const chosen = { model: models.value, settings: settings.chosen(), system: settings.system() };
     for await (const { name, data } of api.ask({ ...chosen, ...question }, stopper.signal)) {
@@ -53,6 +53,7 @@ async function ask(question) {
         element("timing").textContent = data.timing;
         say("the answer is complete");
       } else if (name === "error") {
+        kept = data.kept;
         throw new api.Refused(data.message);
       }
     }
@@ -60,7 +61,8 @@ async function ask(question) {
   } catch (error) {
     if (!stopper.signal.aborted) notice(error instanceof api.Refused ? error.message : "the server does not answer");
     running = null;
-    await reload(question.text ?? "");
+    if (kept || question.session) await reload(question.text ?? "");
+    else withdraw(question.text);
     say(stopper.signal.aborted ? "stopped" : "there was an error");
   }
   running = null;
@@ -70,9 +72,16 @@ async function ask(question) {
 
 /** Show the conversation as the server has it, after an answer that did not end by itself. */
 async function reload(text) {
-  const name = current;
-  if (name !== null && (await open(name, true)).includes(text)) return;
+  if (current !== null && (await open(current, true)).includes(text)) return;
   if (text && !message.value) message.value = text;
+}
+
+/** Give a question back that began a conversation of which nothing came. */
+function withdraw(text) {
+  turns.clear();
+  current = null;
+  history.replaceState(null, "", location.pathname);
+  if (!message.value) message.value = text;
 }
 
 function send() {
