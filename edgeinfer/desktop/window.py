@@ -16,10 +16,12 @@ from edgeinfer import env, sessions
 from edgeinfer.conversation import Conversation, timing
 from edgeinfer.core import Answer
 from edgeinfer.desktop import theme as themes
+from edgeinfer.desktop.highlight import highlighted
 from edgeinfer.desktop.layout import Layout
 from edgeinfer.desktop.worker import Asking, Loading, Worker, described
 from edgeinfer.errors import EdgeInferError, RequestCancelled, UsageError
 from edgeinfer.sessions import Entry, Session, Turn
+from edgeinfer.text.markdown import parser
 
 if TYPE_CHECKING:
     from edgeinfer.llm import LLM
@@ -59,6 +61,7 @@ class Window(QMainWindow):
         self._connect()
         self.set_theme(str(self._kept.value("theme", "system")))
         self._show_conversation()
+        self.worker.do(_warm)
         self.refresh_sessions()
         self.open_model(session.model)
 
@@ -373,6 +376,13 @@ class Window(QMainWindow):
         if self.llm is not None:
             self.worker.do(self.llm.close)
         return self.worker.finish(max(0.1, end - time.monotonic()))
+
+
+def _warm() -> None:
+    """Load what the first answer will need: it takes several frames, and the window has none to spare then."""
+    parser()
+    for style in (themes.LIGHT.style, themes.DARK.style):
+        highlighted(["pass"], "python", style)
 
 
 def _remarks(answer: Answer, kept: bool, n_ctx: int) -> list[str]:
