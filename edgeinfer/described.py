@@ -66,6 +66,11 @@ def vocabulary(model: Described) -> Path:
     return model.vocabulary if isinstance(model, Package) else model.path
 
 
+def vocabulary_at(path: Path) -> Path:
+    """`vocabulary` of a model that has not been read, and of which nothing else need be sound."""
+    return packages.read(path).vocabulary if path.is_dir() else path
+
+
 def vocabulary_file(model: Described) -> GGUFFile:
     """Its header."""
     return gguf.read_structure(model.vocabulary) if isinstance(model, Package) else model

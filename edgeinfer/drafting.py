@@ -133,7 +133,7 @@ def _model(
 ) -> tuple[tuple[ModelDrafter, CostCurve] | None, list[str]]:
     """The draft model and its price, and what to tell the user; None where it would not pay."""
     local = catalog.ensure(name, progress=progress) if named else catalog.resolve(name)
-    with Tokenizer.from_gguf(described.vocabulary(described.read(local.path))) as tokenizer:
+    with Tokenizer.from_gguf(described.vocabulary_at(local.path)) as tokenizer:
         vocabulary = match(target.tokenizer, tokenizer, (target.info.name, local.name))
     source, remarks = _source(local, said, progress)
     config = _draft_config(target, source)

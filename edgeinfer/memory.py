@@ -123,7 +123,7 @@ def plan(file: Described, config: EngineConfig, *, cap_bytes: int | None = None,
         verdict=need.verdict(free, cap_bytes),
         n_ctx_max=n_ctx_max,
         repacked_bytes=need.repacked if config.use_mmap else 0,
-        shared_bytes=need.mapped - need.repacked if config.use_mmap else 0,
+        shared_bytes=max(0, need.mapped - need.repacked) if config.use_mmap else 0,
     )
 
 
@@ -138,7 +138,7 @@ def _package_need(package: Package, sizes: Dimensions, config: EngineConfig, *, 
     found = memory_onnx.parts(package, sizes, config, ours=ours)
     state = found.kv // config.n_seq_max if saves else 0
     standing = _standing_bytes(described.vocabulary_file(package), sizes)
-    return _Need(found.mapped, found.repacked, found.repacked, found.kv, standing + found.computing + state, True)
+    return _Need(found.weights, found.fixed, 0, found.kv, standing + found.computing + state, True)
 
 
 def check(file: Described, config: EngineConfig, *, cap_bytes: int | None = None, saves: bool = False) -> MemoryPlan:

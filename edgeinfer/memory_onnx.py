@@ -15,33 +15,42 @@ from edgeinfer.onnx.package import Package
 __all__ = ["Parts", "parts"]
 
 _MIB = 1 << 20
-_PROCESS_BYTES = 118 * _MIB  # besides Python and what draws a chat: ONNX Runtime's code, the graph, its optimizer
+_PROCESS_BYTES = 24 * _MIB  # besides Python, llama.cpp's vocabulary and what draws a chat: the graph and its operators
+_LOADING = 0.3  # of the weights: what lies in memory twice while they are packed
 _KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
 _ROW_BUFFERS = 6  # float32 rows that are alive at once for one token of a pass
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Bytes. ``mapped``: pages of the package's files; ``repacked``: copies of weights in a kernel's layout; ``kv``:
+    """Bytes. ``weights``: as they are in memory at most, ``fixed`` of which no system can drop and read again; ``kv``:
     keys and values; ``computing``: all else that a context takes."""
 
-    mapped: int
-    repacked: int
+    weights: int
+    fixed: int
     kv: int
     computing: int
 
 
 def parts(package: Package, sizes: Dimensions, config: EngineConfig, *, ours: bool) -> Parts:
-    """``ours``: with our operators, which keep keys and values of all sequences in one pool of ``config.kv_type``;
-    ONNX Runtime's own keep them in float32, each sequence's apart."""
+    """``ours``: with our operators, which map packed weights, and keep keys and values of all sequences in one pool of
+    ``config.kv_type``. ONNX Runtime's own kernels copy weights into a layout of theirs, for each thread count apart,
+    and let go of the originals; they keep keys and values in float32."""
     variant = package.variants.get("cpu") or next(iter(package.variants.values()))
     n_bytes = sum(file.bytes for file in variant.files.values())
     hyper = package.hyperparameters
     row = 2 * hyper.n_layers * hyper.n_kv_heads * hyper.head_dim
     n_cells = config.n_cells or config.n_ctx * config.n_seq_max
     kv = int(n_cells * row * (_KV_BYTES[config.kv_type] if ours else 4))  # of a buffer, what is written is resident
-    twice = 2 if not ours and config.n_threads != (config.n_threads_batch or config.n_threads) else 1
-    return Parts(n_bytes, n_bytes * twice, kv, _computing(hyper.n_heads, sizes, config, n_cells, ours))
+    # A table that is the head as well is packed, and read as it is.
+    table = int(hyper.n_vocab * hyper.n_embd * 1.125) if hyper.tied_embeddings else 0
+    copies = 1 if ours or config.n_threads == (config.n_threads_batch or config.n_threads) else 2
+    return Parts(
+        weights=int((copies + _LOADING) * n_bytes) + table,
+        fixed=0 if ours else copies * n_bytes,
+        kv=kv,
+        computing=_computing(hyper.n_heads, sizes, config, n_cells, ours),
+    )
 
 
 def _computing(n_heads: int, sizes: Dimensions, config: EngineConfig, n_cells: int, ours: bool) -> int:

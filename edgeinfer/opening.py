@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgeinfer.catalog import LocalModel, Progress
     from edgeinfer.engines.ort_placement import Placement
 
-__all__ = ["Opened", "about_kernels", "completed", "open_model"]
+__all__ = ["Opened", "about_kernels", "completed", "found", "open_model"]
 
 N_CTX_DEFAULT = 4096
 N_KEPT = 8
@@ -73,7 +73,7 @@ def open_model(
 
     Raises `ModelNotFound`, `DownloadError`, `FormatError`, `UnsupportedModel`, `InsufficientMemory`,
     `BackendUnavailable`."""
-    local = _found(name, engine, progress)
+    local = found(name, engine, progress)
     file = described.read(local.path, engine)
     info = described.info(file, name=local.name)
     config, notices = completed(_with_context(file, config), info)
@@ -118,7 +118,7 @@ def open_model(
     )
 
 
-def _found(name: str, engine: str, progress: Progress | None) -> LocalModel:
+def found(name: str, engine: str, progress: Progress | None = None) -> LocalModel:
     """The model of this name; for the ONNX engine a package of a catalogue model, which lies in the models folder under
     its name, is found first."""
     if engine == "onnx":

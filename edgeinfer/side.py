@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeinfer import env
-from edgeinfer.engines import EngineConfig
+from edgeinfer.engines import EngineConfig, devices
 from edgeinfer.engines.base import KVType
 from edgeinfer.errors import UsageError
 from edgeinfer.opening import Opened, open_model
@@ -32,6 +32,7 @@ class Side:
     model: str
     engine: str = "auto"
     device: str = "auto"
+    require: str = ""
     kernels: bool = True
     threads: int | None = None
     threads_batch: int | None = None
@@ -86,6 +87,11 @@ def _word(value: str) -> str:
     return value
 
 
+def _device(value: str) -> str:
+    devices.parse(_word(value))
+    return value
+
+
 def _kv_type(value: str) -> str:
     if value not in ("f16", "q8_0"):
         raise ValueError("f16 or q8_0")
@@ -94,7 +100,8 @@ def _kv_type(value: str) -> str:
 
 _READERS: dict[str, Callable[[str], Any]] = {
     "engine": _word,
-    "device": _word,
+    "device": _device,
+    "require": _device,
     "kernels": _switch,
     "threads": _count(1024),
     "threads_batch": _count(1024),
@@ -116,6 +123,7 @@ def opened(side: Side, n_ctx: int, memory: str | int | None = None) -> Iterator[
         isolate=True,
         kernels=side.kernels,
         device=side.device,
+        require=side.require,
     )
     found = open_model(side.model, config, engine=side.engine, cap=memory)
     try:

@@ -16,10 +16,10 @@ from edgeinfer.converters.to_onnx.export import export
 __all__ = ["damaged", "rewritten", "small_package"]
 
 
-def small_package(folder: Path, architecture: str = "llama", **options: Any) -> tuple[Path, Path]:
-    """(GGUF file, package) of one model of random weights."""
-    model = written(small_model(architecture, **options), folder, f"{architecture}.gguf")
-    export(model, folder / architecture)
+def small_package(folder: Path, architecture: str = "llama", *, seed: int = 0, **options: Any) -> tuple[Path, Path]:
+    """(GGUF file, package) of one model of random weights; ``options`` are those of `export`."""
+    model = written(small_model(architecture, seed=seed), folder, f"{architecture}.gguf")
+    export(model, folder / architecture, **options)
     return model, folder / architecture
 
 

@@ -9,8 +9,10 @@ from edgeinfer.side import Side
 
 
 def test_every_key() -> None:
-    side = Side.parse("m@engine=onnx,device=npu,kernels=off,threads=1,threads_batch=2,kv_type=q8_0,parallel=3")
-    assert side == Side("m", "onnx", "npu", False, 1, 2, "q8_0", 3)
+    side = Side.parse(
+        "m@engine=onnx,device=npu,require=npu,kernels=off,threads=1,threads_batch=2,kv_type=q8_0,parallel=3"
+    )
+    assert side == Side("m", "onnx", "npu", "npu", False, 1, 2, "q8_0", 3)
     assert side.label.startswith("m@engine=onnx,")
 
 
@@ -34,11 +36,12 @@ def test_a_side_is_called_what_it_was_asked_for_as() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("m@kernel=off", "no key 'kernel'; there are: engine, device, kernels"),
+        ("m@kernel=off", "no key 'kernel'; there are: engine, device, require, kernels"),
         ("m@kernels=maybe", "kernels is 'maybe', but must be on or off"),
         ("m@threads=0", "threads is '0', but must be a whole number from 1 to 1024"),
         ("m@threads=99999999999999999999", "a whole number"),
         ("m@kv_type=f32", "f16 or q8_0"),
+        ("m@device=abacus", "abacus"),
         ("m@device=", "device is '', but must be a name"),
         ("@threads=1", "names no model"),
         ("", "names no model"),

@@ -132,7 +132,7 @@ def kills(
         n_jobs += 1
         out = folder / f"out-{n_jobs}.jsonl"
         # Short enough that one job is killed many times, long enough that runs come a little further.
-        longest_s = 1.2 * start_s + max(0.02, 3 * (whole_s - start_s) / n_kills)
+        longest_s = (1.2 * start_s if command else 0.02) + 4 * (whole_s - start_s) / n_kills
         while n_killed < n_kills and Child(rows, out, command).killed_after(chance.uniform(0, longest_s)):
             n_killed += 1
             n_torn += out.exists() and not out.read_bytes().endswith(b"\n")

@@ -367,9 +367,11 @@ def test() -> int:
     python = venv_program("python")
     path = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])  # for what tests start by name
     failed = []
-    for check in ("ruff check", "ruff format --check", "mypy", "pytest"):
+    checks = {"ruff check": ["-m", "ruff", "check"], "ruff format": ["-m", "ruff", "format", "--check"]}
+    checks |= {"mypy": [str(ROOT / "tools" / "type_check.py")], "pytest": ["-m", "pytest"]}
+    for check, arguments in checks.items():
         print(f"== {check}", flush=True)
-        if follow([str(python), "-m", *check.split()], cwd=ROOT, env={**clean_env(), "PATH": path}) != 0:
+        if follow([str(python), *arguments], cwd=ROOT, env={**clean_env(), "PATH": path}) != 0:
             failed.append(check)
     if failed:
         say(f"failed: {', '.join(failed)}")

@@ -45,8 +45,8 @@ def each_layer(decoder: Decoder, shapes: Mapping[str, Shape]) -> dict[str, Shape
     return {f"blk.{layer}.{name}": shape for layer in layers for name, shape in shapes.items()}
 
 
-def refuse(file: GGUFFile, what: str) -> UnsupportedModel:
-    return UnsupportedModel(f"{file.path}: {what}, which the ONNX form of {file.architecture} models does not have")
+def refuse(file: GGUFFile, what: str, where: str = "") -> UnsupportedModel:
+    return UnsupportedModel(f"{file.path}: {what}, which {where or 'the ONNX form'} of {file.architecture} models lacks")
 
 
 def _matrices(sizes: Hyperparameters) -> dict[str, Shape]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,27 +22,37 @@ _LARGE = 1 << 20
 
 
 class Region:
-    """Room for one tensor. ``value`` is its initializer."""
+    """Room for one tensor, which may be an initializer of several graphs."""
 
-    def __init__(self, file: DataFile, value: ir.Value, offset: int, n_bytes: int) -> None:
-        self.value = value
+    def __init__(self, file: DataFile, tensor: ir.ExternalTensor, offset: int, n_bytes: int) -> None:
         self._file = file
+        self._tensor = tensor
         self._offset = offset
         self._n_bytes = n_bytes
+
+    @property
+    def value(self) -> ir.Value:
+        """A new initializer."""
+        tensor = self._tensor
+        return ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
 
     def write(self, array: npt.NDArray[np.generic], at: int) -> None:
         """Write an array ``at`` a byte of this tensor."""
         if at + array.nbytes > self._n_bytes:
-            raise ValueError(f"{array.nbytes} bytes at {at} do not fit into the {self._n_bytes} of {self.value.name}")
+            raise ValueError(f"{array.nbytes} bytes at {at} do not fit into the {self._n_bytes} of {self._tensor.name}")
         self._file.write(array, self._offset + at)
+
+    def mapped(self, dtype: type[np.generic], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """Its bytes as an array to write into, in any order."""
+        return self._file.mapped(dtype, shape, self._offset)
 
 
 class DataFile:
-    """Written once, from the start; closing it flushes it to disk."""
+    """Written once, from the start."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stream = path.open("xb")
+        self._stream = path.open("xb", buffering=0)
         self._end = 0
 
     def __enter__(self) -> DataFile:
@@ -60,15 +71,20 @@ class DataFile:
         tensor = ir.ExternalTensor(
             self.path.name, offset, n_bytes, dtype, shape=ir.Shape(shape), name=name, base_dir=self.path.parent
         )
-        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
-        return Region(self, value, offset, n_bytes)
+        return Region(self, tensor, offset, n_bytes)
 
-    def add(self, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-        """A whole array as an initializer."""
+    def add(self, name: str, array: npt.NDArray[np.generic]) -> Region:
+        """A whole array."""
         region = self.room(name, ir.DataType.from_numpy(array.dtype), array.shape)
         region.write(array, 0)
-        return region.value
+        return region
 
     def write(self, array: npt.NDArray[np.generic], offset: int) -> None:
+        data = memoryview(np.ascontiguousarray(array)).cast("B")
         self._stream.seek(offset)
-        self._stream.write(np.ascontiguousarray(array).data)
+        while data:
+            data = data[self._stream.write(data) :]
+
+    def mapped(self, dtype: type[np.generic], shape: tuple[int, ...], offset: int) -> npt.NDArray[Any]:
+        self._stream.truncate(self._end)  # a map cannot reach beyond the file
+        return np.memmap(self.path, dtype, "r+", offset, shape)

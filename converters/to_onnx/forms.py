@@ -85,20 +85,20 @@ def decoded(type_name: str, rows: Bytes) -> Parts:
     return parts if offsets is None else Parts(q, parts.scales, offsets.reshape(n_rows, -1))
 
 
-def quantize_offsets(offsets: Floats) -> tuple[Bytes, Floats]:
-    """Offsets ``(rows, n)`` in 8 bits around 128, ``(rows, n)``, and a scale for each `CORRECTION_BLOCK` of them,
+def quantize_offsets(offsets: Floats, block: int) -> tuple[Bytes, Floats]:
+    """Offsets ``(rows, n)`` in 8 bits around 128, ``(rows, n)``, and a scale for each ``block`` of them,
     ``(rows, ceil(n / block))``."""
     n_rows, n = offsets.shape
-    blocks = np.pad(offsets, ((0, 0), (0, -n % CORRECTION_BLOCK))).reshape(n_rows, -1, CORRECTION_BLOCK)
+    blocks = np.pad(offsets, ((0, 0), (0, -n % block))).reshape(n_rows, -1, block)
     scales = np.abs(blocks).max(axis=2) / np.float32(127)
     divisors = np.where(scales == 0, np.float32(1), scales)
     q = np.rint(blocks / divisors[..., None]).astype(np.int16) + 128
     return q.reshape(n_rows, -1)[:, :n].astype(np.uint8), scales
 
 
-def restored_offsets(q: Bytes, scales: Floats) -> Floats:
+def restored_offsets(q: Bytes, scales: Floats, block: int) -> Floats:
     """What `quantize_offsets` made of offsets."""
-    spread = np.repeat(scales, CORRECTION_BLOCK, axis=1)[:, : q.shape[1]]
+    spread = np.repeat(scales, block, axis=1)[:, : q.shape[1]]
     return (q.astype(np.float32) - 128) * spread
 
 

@@ -96,7 +96,8 @@ def rewrite(model: ir.Model, op_type: str, replace: Callable[[ir.Node, Nodes], i
         for value in (value for maker in made.nodes for value in maker.outputs):
             if value.name == old.name and value is not new:
                 value.name = f"{old.name}.raw"
-        new.name, new.shape, new.type = old.name, old.shape, old.type
+        if new.producer() in made.nodes:
+            new.name, new.shape, new.type = old.name, old.shape, old.type
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         graph.remove(node, safe=True)
     return found

@@ -33,7 +33,7 @@ class Measures:
     def read(self, n_bytes: int) -> None:
         self._advance(n_bytes)
 
-    def rounded(self, name: str, tensor: SourceTensor, offsets: Floats, kept: Floats) -> None:  # noqa: ARG002
+    def rounded(self, offsets: Floats, kept: Floats) -> None:
         """Offsets were rounded: each is an error of all weights under it."""
         error = np.abs(kept - offsets)
         self._max_error = max(self._max_error, float(error.max(initial=0)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 
 from edgeinfer.converters.architectures.decoder import Decoder
 from edgeinfer.converters.sources import SourceTensor, TensorSource
@@ -15,11 +16,17 @@ _PER_TENSOR = 1 << 16  # alignment, nodes, a line in the manifest
 _REST = 64 << 20  # vocabulary and tokenizer
 
 
-def package_bytes(source: TensorSource, quant: Quant, decoder: Decoder) -> int:
-    """Bytes of the ``cpu`` variant with all that comes with it."""
+def package_bytes(source: TensorSource, quant: Quant, decoder: Decoder, variants: Container[str]) -> int:
+    """Bytes of these variants with all that comes with them."""
     tensors = sum(_tensor_bytes(name, tensor, quant) for name, tensor in source.tensors.items())
-    ropes = 2 if decoder.rope_local else 1
-    return tensors + ropes * decoder.sizes.n_ctx_train * decoder.sizes.head_dim * 4 + _REST
+    total = _REST
+    if "cpu" in variants or "cuda" in variants:
+        ropes = 2 if decoder.rope_local else 1
+        total += tensors + ropes * decoder.sizes.n_ctx_train * decoder.sizes.head_dim * 4
+    if "npu" in variants:
+        table = source.tensors["token_embd.weight"]
+        total += tensors + table.n_rows * table.row_bytes
+    return total
 
 
 def _tensor_bytes(name: str, tensor: SourceTensor, quant: Quant) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from edgeinfer import gguf, memory
+from edgeinfer import described, memory
 from edgeinfer.engines import EngineConfig
 from edgeinfer.opening import completed
 
@@ -18,13 +18,11 @@ _SHARE = 0.8
 """Of what is free: the rest is for a draft model, and for whoever else works here."""
 
 
-def places(model: Path, config: EngineConfig, cap_bytes: int | None = None) -> int:
+def places(model: Path, config: EngineConfig, cap_bytes: int | None = None, engine: str = "auto") -> int:
     """The most rows at once, each with the whole context of ``config`` to itself, that fit beside the model; at least
-    1. Raises `FormatError` for a file that is no model."""
-    if model.is_dir():  # its memory is not planned here; half as many is what a machine that can load it has room for
-        return MOST_PLACES // 2
-    file = gguf.read(model)
-    config, _ = completed(config, gguf.model_info(file))
+    1. Raises `FormatError` for what is no model, `UnsupportedModel` for one that ``engine`` does not run."""
+    file = described.read(model, engine)
+    config, _ = completed(config, described.info(file))
     cap = min(cap_bytes or memory.available(), int(_SHARE * memory.available()))
     for n in _TRIED:
         if memory.plan(file, dataclasses.replace(config, n_seq_max=n), cap_bytes=cap).verdict == "fits":

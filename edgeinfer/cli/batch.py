@@ -118,6 +118,7 @@ def _opened(flags: Mapping[str, Any], arguments: dict[str, Any]) -> LLM:
     from edgeinfer.batch.places import places
     from edgeinfer.cli import loading
     from edgeinfer.engines import EngineConfig
+    from edgeinfer.opening import found
 
     name = flags["model"] or catalog.DEFAULT_MODEL
     n_parallel = flags["parallel"]
@@ -128,7 +129,7 @@ def _opened(flags: Mapping[str, Any], arguments: dict[str, Any]) -> LLM:
             kv_type="q8_0" if flags["kv_type"] == "q8_0" else "f16",
             kernels=not flags["no_kernels"],
         )
-        n_parallel = places(catalog.resolve(name).path, config, flags["memory"])
+        n_parallel = places(found(name, flags["engine"]).path, config, flags["memory"], flags["engine"])
     return loading.open_llm(flags["model"], {**arguments, "n_parallel": n_parallel}, spinner=True)
 
 

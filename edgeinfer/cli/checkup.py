@@ -184,12 +184,27 @@ def _onnxruntime(missing: list[Facts]) -> Facts:
 
 
 def _devices() -> list[Facts]:
-    """Where models can run. This version computes on the CPU; of other hardware it says what is there."""
-    found = [{"name": "cpu", "present": True, "usable": True, "note": ""}]
-    for name, present in (("cuda", _has_nvidia()), ("npu", _has_npu())):
-        note = "present, but this version of edgeinfer computes on the CPU only" if present else "none found"
-        found.append({"name": name, "present": present, "usable": False, "note": note})
+    """Where models can run: what is on this machine, as far as that can be told, and which execution providers of ONNX
+    Runtime are installed for it."""
+    from edgeinfer.engines import devices
+
+    usable = _providers()
+    found: list[Facts] = [{"name": "cpu", "present": True, "usable": True, "providers": ["cpu"], "note": ""}]
+    for name, present in (("gpu", _has_nvidia()), ("npu", _has_npu())):
+        words = sorted({each.provider.word for each in devices.choices(name)} & set(usable))
+        note = "" if words else f"present, but not usable; {devices.how_to_get(name)}" if present else "none found"
+        found.append({"name": name, "present": present, "usable": bool(words), "providers": words, "note": note})
     return found
+
+
+def _providers() -> list[str]:
+    """The words of the execution providers that are installed."""
+    try:
+        from edgeinfer.engines import ort_provider
+
+        return ort_provider.usable()
+    except Exception:  # `_onnxruntime` says what is the matter with it
+        return []
 
 
 def _has_nvidia() -> bool:
@@ -246,7 +261,7 @@ def _libraries(missing: list[Facts]) -> list[Facts]:
         try:
             found: str | None = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found = None
+            found = _stand_in(name)
         if name in seen or (found is None and extra):
             if extra in _EXTRAS and found is None:
                 _lack(missing, f"{name}, for {_EXTRAS[extra]}", f"pip install '{name}{operator}{version}'")
@@ -261,6 +276,17 @@ def _libraries(missing: list[Facts]) -> list[Facts]:
                 f"pip install '{name}{operator}{version}'",
             )
     return entries
+
+
+def _stand_in(name: str) -> str | None:
+    """The version of a package that is installed in the place of another: ONNX Runtime has one for each provider."""
+    from edgeinfer.engines import devices
+
+    if name == "onnxruntime":
+        for package in {package.name for each in devices.PROVIDERS.values() for package in each.built_in}:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                return importlib.metadata.version(package)
+    return None
 
 
 def _models(missing: list[Facts]) -> list[Facts]:
@@ -279,6 +305,8 @@ def _models(missing: list[Facts]) -> list[Facts]:
             _lack(missing, f"a sound {name} ({error})", f"edgeinfer models pull {name}")
             continue
         found.append({"name": name, "path": str(path), "bytes": path.stat().st_size, **_about(path, name)})
+    for path in catalog.packages():
+        found.append({"name": None, "path": str(path), "bytes": catalog.size_bytes(path), **_about(path, None)})
     known = {entry["path"] for entry in found}
     for path in sorted(env.models_dir().glob("*.gguf")):
         if str(path) not in known and path.is_file():
@@ -289,15 +317,15 @@ def _models(missing: list[Facts]) -> list[Facts]:
 def _about(path: Path, name: str | None) -> Facts:
     """Which kernels a model gets, as the fields of `Coverage`, and what is known about drafts for it; of one that
     cannot be read, None and why."""
-    from edgeinfer import catalog, gguf
+    from edgeinfer import catalog, described
     from edgeinfer.cli import drafts
-    from edgeinfer.coverage import coverage
+    from edgeinfer.coverage import expected_coverage
 
     card = catalog.cards()[name] if name else None
     try:
-        file = gguf.read(path)
-        covered = coverage(file, kernels.expected())
-        about = drafts.about(card, gguf.model_info(file, name=path.stem))
+        file = described.read(path)
+        covered = expected_coverage(file)
+        about = drafts.about(card, described.info(file, name=path.stem))
     except EdgeInferError as error:
         return {"kernels": None, "problem": str(error), **drafts.partner_facts(card), "costs": []}
     return {"kernels": dataclasses.asdict(covered), "problem": None, **about}

@@ -37,11 +37,20 @@ _VARIANTS = ("cpu", "npu", "cuda")
     show_default=True,
     help="keep: weights as they are. int4, int8: rounded once more, with the error measured.",
 )
+@click.option(
+    "-c",
+    "--ctx-size",
+    "n_ctx",
+    type=click.IntRange(64, 1 << 20),
+    default=2048,
+    show_default=True,
+    help="Context of the npu variant, whose graphs have it built in.",
+)
 @click.option("--force", is_flag=True, help="Replace an older package.")
 @json_flag
 @debug_flag
 def command(
-    model: str, folder: str, target: str, variant: tuple[str, ...], quant: str, force: bool, as_json: bool  # noqa: ARG001
+    model: str, folder: str, target: str, variant: tuple[str, ...], quant: str, n_ctx: int, force: bool, as_json: bool  # noqa: ARG001
 ) -> None:
     """Convert MODEL into a new folder DIR.
 
@@ -58,7 +67,7 @@ def command(
     names: Any = _VARIANTS if "all" in variant else variant
     with download_progress(f"converting {printable(source.name)}") as progress:
         made = export(
-            source.path, folder, variant=names, quant=quant, name=source.name, force=force, progress=progress
+            source.path, folder, variant=names, quant=quant, name=source.name, n_ctx=n_ctx, force=force, progress=progress
         )
     if as_json:
         click.echo(json.dumps(_summary(made) | {"seconds": round(time.monotonic() - started, 2)}))

@@ -96,7 +96,8 @@ def _engines(facts: dict[str, Any]) -> Rows:
         )
         rows.append((engine["package"], f"{engine['version']}: {detail}" if engine["version"] else "not usable"))
     for entry in facts["devices"]:
-        rows.append((entry["name"], "usable" if entry["usable"] else entry["note"]))
+        through = ", ".join(entry["providers"])
+        rows.append((entry["name"], f"usable through {through}" if entry["usable"] else entry["note"]))
     return rows
 
 

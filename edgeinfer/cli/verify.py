@@ -110,9 +110,9 @@ _ON, _LIMITS = "What they are compared on", "Limits"
 def command(**flags: Any) -> None:
     """Hold model B against A, the reference: do they give the same logits and write the same texts?
 
-    Each is MODEL[@key=value,…] with the keys engine, device, kernels (on or off), threads, threads_batch, kv_type and
-    parallel, so that `verify M M@kernels=off` compares kernels. The models are open one after the other. Exit code 1
-    where a limit is not kept.
+    Each is MODEL[@key=value,…] with the keys engine, device, require, kernels (on or off), threads, threads_batch,
+    kv_type and parallel, so that `verify M M@kernels=off` compares kernels. The models are open one after the other.
+    Exit code 1 where a limit is not kept.
     """
     import json
 

@@ -41,7 +41,7 @@ class _Cache:
     """The buffers of a sequence. ``arrays`` are theirs where they lie in the CPU's memory."""
 
     values: list[Any]
-    arrays: list[Floats]
+    arrays: list[npt.NDArray[Any]]
 
 
 class SequenceBuffers:
@@ -50,10 +50,12 @@ class SequenceBuffers:
     ``config.isolate``: a token's logits do not depend on how many were computed with it. ONNX Runtime's CPU kernels
     round one row by itself otherwise than two or more, and any number from two on alike (tested, for it promises
     nothing), so a single row is computed as two there. Providers of other hardware choose kernels by the number of
-    rows; for them prompts are cut at fixed places.
+    rows; for them prompts are cut at fixed places. ``half``: the graph's cache is float16, not float32.
     """
 
-    def __init__(self, package: Package, graph: Graph, found: Found, config: EngineConfig, stop: Stop) -> None:
+    def __init__(
+        self, package: Package, graph: Graph, found: Found, config: EngineConfig, stop: Stop, *, half: bool = False
+    ) -> None:
         sizes = package.hyperparameters
         self.n_embd, self._n_vocab = sizes.n_embd, sizes.n_vocab
         n_ctx = config.n_ctx or sizes.n_ctx_train
@@ -65,7 +67,10 @@ class SequenceBuffers:
         self._capacity = min(n_ctx + _LEAST, sizes.n_ctx_train)  # there are positions for no more
         self._shape = (1, sizes.n_kv_heads, self._capacity, sizes.head_dim)
         self._names = cache_names(sizes.n_layers)
-        self.layout = f"{package.source_sha256} {package.mode} buffers {sizes.n_layers} {self._shape[1::2]} f32"
+        self._dtype = np.dtype(np.float16 if half else np.float32)
+        self.layout = (
+            f"{package.source_sha256} {package.mode} buffers {sizes.n_layers} {self._shape[1::2]} {self._dtype}"
+        )
         self._on_cpu = found.provider.word != "cuda"
         self._caches: dict[int, _Cache] = {}
         self._bindings: dict[tuple[int, int], Any] = {}
@@ -130,11 +135,11 @@ class SequenceBuffers:
     def _cache(self, seq: int) -> _Cache:
         if seq not in self._caches:
             if self._on_cpu:
-                arrays = [ort_session.floats(self._shape) for _ in self._names]
+                arrays = [np.zeros(self._shape, self._dtype) for _ in self._names]  # resident where written
                 self._caches[seq] = _Cache([ort_session.value(array) for array in arrays], arrays)
             else:
                 make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
-                self._caches[seq] = _Cache([make(self._shape, np.float32, "cuda", 0) for _ in self._names], [])
+                self._caches[seq] = _Cache([make(self._shape, self._dtype.type, "cuda", 0) for _ in self._names], [])
         return self._caches[seq]
 
     # ---- sequences
@@ -147,17 +152,17 @@ class SequenceBuffers:
     def fork(self, source: int, target: int, n_tokens: int) -> None:
         self._write(target, [array[:, :, :n_tokens] for array in self._read(source)], n_tokens)
 
-    def _read(self, seq: int) -> list[Floats]:
+    def _read(self, seq: int) -> list[npt.NDArray[Any]]:
         cache = self._cache(seq)
         return cache.arrays or [tensor.numpy() for tensor in cache.values]
 
-    def _write(self, seq: int, states: Sequence[Floats], n_tokens: int) -> None:
+    def _write(self, seq: int, states: Sequence[npt.NDArray[Any]], n_tokens: int) -> None:
         cache = self._cache(seq)
         for i, state in enumerate(states):
             if cache.arrays:
                 cache.arrays[i][:, :, :n_tokens] = state
             else:
-                whole = ort_session.floats(self._shape)
+                whole = np.zeros(self._shape, self._dtype)
                 whole[:, :, :n_tokens] = state
                 cache.values[i].update_inplace(whole)
 
@@ -167,10 +172,9 @@ class SequenceBuffers:
 
     def put(self, seq: int, state: npt.NDArray[np.uint8], n_tokens: int) -> bool:
         shape = (len(self._names), *self._shape[:2], n_tokens, self._shape[3])
-        if state.size != 4 * int(np.prod(shape)):
+        if state.size != self._dtype.itemsize * int(np.prod(shape)):
             return False
-        floats = np.frombuffer(state.tobytes(), np.float32).reshape(shape)
-        self._write(seq, list(floats), n_tokens)
+        self._write(seq, list(np.frombuffer(state.tobytes(), self._dtype).reshape(shape)), n_tokens)
         return True
 
     def set_threads(self, n_threads: int, n_threads_batch: int) -> None:

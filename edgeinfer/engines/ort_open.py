@@ -18,12 +18,15 @@ from edgeinfer.errors import BackendUnavailable, FormatError, UnsupportedModel
 from edgeinfer.onnx import operators
 from edgeinfer.onnx import package as packages
 from edgeinfer.onnx.graph import Signature, check_signature, expose_hidden, read_graph
+from edgeinfer.onnx.half import attend_in_half
 from edgeinfer.onnx.package import Package
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["open_onnx"]
+
+_HALF = ("cuda", "directml")  # providers whose attention takes half precision only
 
 
 def open_onnx(path: Path, config: EngineConfig) -> OrtEngine:
@@ -121,9 +124,12 @@ def _dynamic(
             expose_hidden(proto, package.hyperparameters.n_embd)
             config = dataclasses.replace(config, isolate=True)  # who opened it counts on answers that company leaves
     if config.kv_type != "f16":
-        notices.append(f"the KV cache is float32, not {config.kv_type}: ONNX Runtime's own kernels have no other")
+        notices.append(f"the KV cache is {config.kv_type}: ONNX Runtime's own kernels have no such")
+    half = found.provider.word in _HALF
+    if half:
+        attend_in_half(proto)
     graph = Graph(proto.SerializeToString(), model.parent, hidden)
-    return SequenceBuffers(package, graph, found, config, stop), notices
+    return SequenceBuffers(package, graph, found, config, stop, half=half), notices
 
 
 def _with_ours(

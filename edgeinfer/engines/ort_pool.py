@@ -66,7 +66,8 @@ class CellPool:
         states = np.empty((1, len(part.token_ids), self.n_embd), np.float32)
         nothing = np.empty((1, 0, self._n_vocab), np.float32)
         self._run([part], np.empty(0, np.int64), {"logits": nothing, self._hidden: states})
-        return states[0]
+        found: Floats = states[0]
+        return found
 
     def _run(self, slices: Sequence[Slice], rows: Cells, outputs: dict[str, npt.NDArray[Any]]) -> None:
         inputs = {

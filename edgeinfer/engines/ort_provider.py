@@ -107,8 +107,8 @@ def _kind(ep_device: Any) -> str:
 
 @functools.cache
 def _plugin(module: str) -> tuple[tuple[Any, ...], str]:
-    """What the plug-in library of a wheel offers on this machine, and why that is nothing. Empty both where the wheel is
-    not installed."""
+    """What the plug-in library of a wheel offers on this machine, and why that is nothing. Both are empty where the
+    wheel is not installed."""
     if importlib.util.find_spec(module) is None:
         return (), ""
     if not hasattr(onnxruntime, "register_execution_provider_library"):

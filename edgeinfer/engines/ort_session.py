@@ -166,4 +166,6 @@ def floats(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]
+    """The beginning says where it failed, the end why; what lies between may be pages."""
+    line = " ".join(str(error).split())
+    return line if len(line) <= 600 else f"{line[:200]} … {line[-400:]}"

@@ -24,25 +24,32 @@ from edgeinfer.errors import FormatError, UnsupportedModel
 from edgeinfer.onnx.graph import Signature, check_signature, expose, read_graph
 from edgeinfer.onnx.package import Hyperparameters, Package, Variant
 
-__all__ = ["StaticGraphs", "passes"]
+__all__ = ["StaticGraphs", "blocks", "passes"]
 
 _UNSEEN = np.float32(-30000)  # of a mask: fits the half precision that accelerators compute in
 _TABLE = "token_embd.gguf"
 _HIDDEN = "output_norm"
 _TILE = 64
+_MOST_DRAFTED = 32  # tokens of a slice that may be a draft: more are a prompt
 
 Floats = npt.NDArray[np.float32]
 
 
-def passes(n_tokens: int, sizes: Sequence[int], least: int = 1) -> Iterator[tuple[int, int]]:
+def passes(n_tokens: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
     """How ``n_tokens`` are computed with graphs of these sizes, ascending: (size of the graph, tokens of it that
-    count). No graph smaller than ``least`` is used. The last pass takes the smallest that holds what is left."""
-    usable = [size for size in sizes if size >= least] or [sizes[-1]]
+    count). The last pass takes the smallest that holds what is left."""
     while n_tokens:
-        fitting = [size for size in usable if size >= n_tokens]
-        size = min(fitting) if fitting else usable[-1]
+        fitting = [size for size in sizes if size >= n_tokens]
+        size = min(fitting) if fitting else sizes[-1]
         yield size, min(size, n_tokens)
         n_tokens -= min(size, n_tokens)
+
+
+def blocks(n_past: int, n_tokens: int, size: int) -> Iterator[tuple[int, int]]:
+    """How they are computed by one graph so that a token's place in its pass follows from its position: (first
+    position of a pass, its end). The first pass may begin before ``n_past``."""
+    for begin in range(n_past // size * size, n_past + n_tokens, size):
+        yield begin, min(begin + size, n_past + n_tokens)
 
 
 @dataclass(slots=True)
@@ -64,12 +71,21 @@ class _Rotation:
         return {name: table[None, None, begin : begin + size] for name, table in zip(names, self.tables, strict=True)}
 
 
+@dataclass(slots=True)
+class _Cache:
+    """What the host keeps of a sequence: its tokens, and the keys and values of each layer."""
+
+    ids: npt.NDArray[np.int32]
+    arrays: list[Floats]
+
+
 class StaticGraphs:
     """The `Computer` of a variant of fixed shapes.
 
-    ``config.drafted``: single tokens are computed by the graph of several, so that they are the same bits in a draft;
-    that takes as long as the graph does. Prompts are cut at multiples of the largest graph where sequences are to be
-    computed as if alone."""
+    ``config.drafted``: what may be a draft is computed in blocks of a graph of several tokens, in which each token has
+    the place that its position says, with those before it in its block once more where need be. So a token is the same
+    bits alone and among drafted ones; it takes as long as the graph does. Prompts are cut at multiples of the largest
+    graph where sequences are to be computed as if alone."""
 
     def __init__(self, package: Package, variant: Variant, found: Found, config: EngineConfig, stop: Stop) -> None:
         hyper, n_ctx = package.hyperparameters, variant.n_ctx or 0
@@ -83,14 +99,14 @@ class StaticGraphs:
         self.n_cells = config.n_cells or config.n_ctx * config.n_seq_max
         self.block_size = _TILE if config.isolate else 1
         self.together = False
-        self._least = self._sizes[1] if config.drafted and len(self._sizes) > 1 else 1
-        self._n_ctx, self._window = n_ctx, hyper.sliding_window or 0
+        self._block = self._sizes[1] if config.drafted and len(self._sizes) > 1 else 0
+        self._n_ctx, self._windows = n_ctx, _windows(hyper)
         self._shape = (1, hyper.n_kv_heads, n_ctx, hyper.head_dim)
         self._names = cache_names(hyper.n_layers)
         self.layout = f"{package.source_sha256} {package.mode} static {hyper.n_layers} {self._shape[1::2]} f32"
         self._rotations = _rotations(hyper, n_ctx + self._sizes[-1])
         self._table = _table(package, variant)
-        self._caches: dict[int, list[Floats]] = {}
+        self._caches: dict[int, _Cache] = {}
         self._bindings: dict[tuple[int, int], Any] = {}
         self._outputs: dict[int, dict[str, Floats]] = {}
         self._rows: Floats = np.empty((0, self._n_vocab), np.float32)
@@ -113,7 +129,7 @@ class StaticGraphs:
         return {
             size: Sessions(graph, found, *((threads[0],) * 2 if size == 1 else (threads[1],) * 2), stop)
             for size, graph in graphs.items()
-            if size >= self._least or size == self._sizes[-1]
+            if size >= self._block or size == self._sizes[-1]
         }
 
     # ---- computing
@@ -138,23 +154,32 @@ class StaticGraphs:
         return states
 
     def _passes(self, part: Slice) -> Iterator[tuple[int, int, dict[str, Floats]]]:
-        """(first token, end, outputs, valid until the next) of each pass over a slice. Keys and values are kept as they
-        come."""
-        cache, begin = self._cache(part.seq), 0
-        for size, n in passes(len(part.token_ids), self._sizes, self._least):
-            n_past = part.n_past + begin
-            found = self._run(size, part.token_ids[begin : begin + n], n_past, part.seq)
-            for (_, present), kept in zip(self._names, cache, strict=True):
-                kept[:, :, n_past : n_past + n] = found[present][:, :, :n]
-            yield begin, begin + n, found
-            begin += n
+        """(first of the slice's tokens, end, outputs of these, valid until the next) of each pass. Keys and values are
+        kept as they come."""
+        cache, n_past, n_tokens = self._cache(part.seq), part.n_past, len(part.token_ids)
+        cache.ids[n_past : n_past + n_tokens] = part.token_ids
+        for size, begin, stop in self._shares(n_past, n_tokens):
+            found = self._run(size, cache.ids[begin:stop], begin, part.seq)
+            for (_, present), kept in zip(self._names, cache.arrays, strict=True):
+                kept[:, :, begin:stop] = found[present][:, :, : stop - begin]
+            n_again = max(0, n_past - begin)
+            counted = {name: found[name][:, n_again:] for name in ("logits", _HIDDEN)}
+            yield begin + n_again - n_past, stop - n_past, counted
+
+    def _shares(self, n_past: int, n_tokens: int) -> Iterator[tuple[int, int, int]]:
+        """(size of the graph, first position, end) of each pass."""
+        if self._block and n_tokens <= _MOST_DRAFTED:
+            yield from ((self._block, begin, stop) for begin, stop in blocks(n_past, n_tokens, self._block))
+            return
+        for size, n in passes(n_tokens, tuple(self._graphs)):
+            yield size, n_past, n_past + n
+            n_past += n
 
     def _run(self, size: int, ids: npt.NDArray[np.int32], n_past: int, seq: int) -> dict[str, Floats]:
         embeddings = np.zeros((1, size, self.n_embd), np.float32)
         self._table.read(np.ascontiguousarray(ids), embeddings[0, : len(ids)])
-        inputs = {"embeddings": embeddings, "mask": self._mask(size, n_past, 0)}
-        if self._window:
-            inputs["mask_window"] = self._mask(size, n_past, self._window)
+        inputs = {"embeddings": embeddings}
+        inputs |= {name: self._mask(size, n_past, window) for name, window in self._windows.items()}
         for rotation in self._rotations:
             inputs |= rotation.inputs(n_past, size)
         session = self._graphs[size].of(size)
@@ -171,8 +196,8 @@ class StaticGraphs:
             if size not in self._outputs:
                 shapes = {output.name: tuple(output.shape) for output in session.get_outputs()}
                 self._outputs[size] = {name: ort_session.floats(shape) for name, shape in shapes.items()}
-            cache = zip(self._names, self._cache(seq), strict=True)
-            past = {name: ort_session.value(kept) for (name, _), kept in cache}
+            kept = zip(self._names, self._cache(seq).arrays, strict=True)
+            past = {name: ort_session.value(array) for (name, _), array in kept}
             outputs = {name: ort_session.value(array) for name, array in self._outputs[size].items()}
             self._bindings[key] = ort_session.bind(session, past, outputs)
         return self._bindings[key]
@@ -183,13 +208,15 @@ class StaticGraphs:
         there = np.concatenate([np.arange(self._n_ctx) < n_past, np.ones(size, np.bool_)])
         distance = (n_past + np.arange(size))[:, None] - columns
         seen = there & (distance >= 0) & ((distance < window) if window else True)
-        return np.where(seen, np.float32(0), _UNSEEN)[None, None]
+        mask: Floats = np.where(seen, np.float32(0), _UNSEEN)[None, None]
+        return mask
 
     # ---- sequences
 
-    def _cache(self, seq: int) -> list[Floats]:
+    def _cache(self, seq: int) -> _Cache:
         if seq not in self._caches:
-            self._caches[seq] = [ort_session.floats(self._shape) for _ in self._names]
+            arrays = [ort_session.floats(self._shape) for _ in self._names]
+            self._caches[seq] = _Cache(np.zeros(self._n_ctx, np.int32), arrays)
         return self._caches[seq]
 
     def cut(self, seq: int, n_tokens: int) -> None:
@@ -197,21 +224,30 @@ class StaticGraphs:
             self._bindings = {key: binding for key, binding in self._bindings.items() if key[1] != seq}
 
     def fork(self, source: int, target: int, n_tokens: int) -> None:
-        for own, other in zip(self._cache(target), self._cache(source), strict=True):
-            own[:, :, :n_tokens] = other[:, :, :n_tokens]
+        own, other = self._cache(target), self._cache(source)
+        own.ids[:n_tokens] = other.ids[:n_tokens]
+        for array, original in zip(own.arrays, other.arrays, strict=True):
+            array[:, :, :n_tokens] = original[:, :, :n_tokens]
 
     def take(self, seq: int, n_tokens: int) -> npt.NDArray[np.uint8]:
-        states = [np.ascontiguousarray(kept[:, :, :n_tokens]) for kept in self._cache(seq)]
-        return np.concatenate([state.reshape(-1).view(np.uint8) for state in states])
+        cache = self._cache(seq)
+        parts = [cache.ids[:n_tokens], *(np.ascontiguousarray(array[:, :, :n_tokens]) for array in cache.arrays)]
+        return np.concatenate([part.reshape(-1).view(np.uint8) for part in parts])
 
     def put(self, seq: int, state: npt.NDArray[np.uint8], n_tokens: int) -> bool:
         shape = (len(self._names), *self._shape[:2], n_tokens, self._shape[3])
-        if n_tokens > self._n_ctx or state.size != 4 * int(np.prod(shape)):
+        n_ids = 4 * n_tokens
+        if n_tokens > self._n_ctx or state.size != n_ids + 4 * int(np.prod(shape)):
             return False
-        for kept, saved in zip(
-            self._cache(seq), np.frombuffer(state.tobytes(), np.float32).reshape(shape), strict=True
+        ids = np.frombuffer(state[:n_ids].tobytes(), np.int32)
+        if ids.min() < 0 or ids.max() >= self._n_vocab:
+            return False
+        cache = self._cache(seq)
+        cache.ids[:n_tokens] = ids
+        for array, saved in zip(
+            cache.arrays, np.frombuffer(state[n_ids:].tobytes(), np.float32).reshape(shape), strict=True
         ):
-            kept[:, :, :n_tokens] = saved
+            array[:, :, :n_tokens] = saved
         return True
 
     def set_threads(self, n_threads: int, n_threads_batch: int) -> None:
@@ -227,11 +263,19 @@ class StaticGraphs:
             sessions.close()
 
 
+def _windows(hyper: Hyperparameters) -> dict[str, int]:
+    """The masks that the layers need, by the graphs' names, and how many positions each lets a token see (0: all)."""
+    windowed = {hyper.windowed(layer) for layer in range(hyper.n_layers)}
+    sizes = {False: ("mask", 0), True: ("mask_window", hyper.sliding_window or 0)}
+    return dict(sizes[each] for each in sorted(windowed))
+
+
 def _rotations(hyper: Hyperparameters, n_positions: int) -> list[_Rotation]:
-    found = [_Rotation.of("rope", hyper.rope_theta, hyper.head_dim, n_positions)]
-    if hyper.rope_theta_local is not None:
-        found.append(_Rotation.of("rope_local", hyper.rope_theta_local, hyper.head_dim, n_positions))
-    return found
+    """Those that the layers need: layers with a window may have frequencies of their own."""
+    local = hyper.rope_theta_local
+    own = {local is not None and hyper.windowed(layer) for layer in range(hyper.n_layers)}
+    thetas = {False: ("rope", hyper.rope_theta), True: ("rope_local", local or 0.0)}
+    return [_Rotation.of(*thetas[each], hyper.head_dim, n_positions) for each in sorted(own)]
 
 
 def _table(package: Package, variant: Variant) -> TokenTable:
@@ -252,13 +296,12 @@ def _table(package: Package, variant: Variant) -> TokenTable:
 def _signature(
     hyper: Hyperparameters, size: int, n_ctx: int, rotations: list[_Rotation]
 ) -> tuple[Signature, Signature]:
-    masks = ["mask", "mask_window"] if hyper.sliding_window else ["mask"]
     angles = [f"{rotation.name}.{part}" for rotation in rotations for part in ("cos", "sin")]
     names = cache_names(hyper.n_layers)
     past, new = ((1, hyper.n_kv_heads, n, hyper.head_dim) for n in (n_ctx, size))
     row = (1, 1, size, n_ctx + size)
     inputs: list[tuple[str, tuple[int | None, ...]]] = [("embeddings", (1, size, hyper.n_embd))]
-    inputs += [(name, row) for name in masks]
+    inputs += [(name, row) for name in _windows(hyper)]
     inputs += [(name, (1, 1, size, hyper.head_dim // 2)) for name in angles]
     inputs += [(name, past) for name, _ in names]
     outputs: list[tuple[str, tuple[int | None, ...]]] = [("logits", (1, size, hyper.n_vocab))]

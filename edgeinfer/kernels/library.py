@@ -59,6 +59,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "ei_probe_int8": (u64, [i32, u64]),
         "ei_encode": (i64, [i32, address, i64, i64, address, address]),
         "ei_decode": (i32, [i32, address, i64, i64, address]),
+        "ei_build_blocks": (i64, [i32, address, address, i64, address]),
         "ei_top_k_scratch_bytes": (size, [i64, i64]),
         "ei_top_k": (i64, [i32, address, i64, i64, ctypes.c_float, address, address, address]),
         "ei_ggml_install": (text, [address]),

@@ -1,9 +1,9 @@
-"""Our operators inside ONNX Runtime: whether they can be had, and their registration with a session. Knows no package."""
+"""Our operators inside ONNX Runtime: whether they can be had, and how a session learns of them. Knows no package."""
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeinfer import env
 from edgeinfer.errors import BackendUnavailable

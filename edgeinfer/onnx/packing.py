@@ -167,9 +167,7 @@ def _fill(type_name: str, product: Product, rows: Rows, pool: ThreadPoolExecutor
         from_file = rows(first, last)
         to = data.ctypes.data + first // _PANEL_ROWS * panel_bytes
         n_panels = kernels.ei_n_panels(last - first)
-        kernels.ei_pack(
-            kind.id, from_file.ctypes.data, from_file.shape[1], last - first, n_cols, to, 0, n_panels
-        )
+        kernels.ei_pack(kind.id, from_file.ctypes.data, from_file.shape[1], last - first, n_cols, to, 0, n_panels)
 
     for _ in pool.map(work, _pieces(n_rows, n_cols)):
         pass

@@ -39,7 +39,7 @@ def find_products(graph: Editor) -> Iterator[Product]:
     corrections = {node.name for node in graph.nodes if node.op_type == "MatMulNBits" and _is_correction(graph, node)}
     for node in graph.nodes:
         if node.op_type == "MatMulNBits" and node.name not in corrections:
-            yield _with_ends(graph, _in_blocks(graph, node))
+            yield _with_ends(graph, _in_blocks(node))
         elif node.op_type == "MatMul":
             yield _with_ends(graph, _of_floats(graph, node))
 
@@ -48,12 +48,12 @@ def _is_correction(graph: Editor, node: onnx.NodeProto) -> bool:
     return graph.origin(node.input[1]).endswith(".correction.q")
 
 
-def _in_blocks(graph: Editor, node: onnx.NodeProto) -> Product:
+def _in_blocks(node: onnx.NodeProto) -> Product:
     weight = node.input[1].removesuffix(".q")
     if len([name for name in node.input if name]) != 3 or node.input[2] != f"{weight}.scales":
         raise UnsupportedModel(f"node {node.name!r} does not multiply by a weight and its scales")
-    sizes = (integer(node, key) for key in ("N", "K", "bits", "block_size"))
-    return Product(weight, node.input[0], node.output[0], *sizes, nodes=[node])
+    n_rows, n_cols, n_bits, block = (integer(node, key) for key in ("N", "K", "bits", "block_size"))
+    return Product(weight, node.input[0], node.output[0], n_rows, n_cols, n_bits, block, nodes=[node])
 
 
 def _of_floats(graph: Editor, node: onnx.NodeProto) -> Product:

@@ -77,7 +77,6 @@ class Editor:
             maker = self.producer(maker.input[0])
         return n == 1
 
-
     def exchange(self, changes: Mapping[int, onnx.NodeProto], gone: set[int]) -> None:
         """Put others in the places of some nodes, by their `id`, and drop those that are ``gone``."""
         self.nodes = [changes.get(id(node), node) for node in self.nodes if id(node) in changes or id(node) not in gone]

@@ -29,7 +29,7 @@ def difference(path: str) -> float:
 
     rng = np.random.default_rng(1)
     x = rng.standard_normal((1, _N, _WIDTH)).astype(np.float32)
-    weights = [rng.standard_normal((_WIDTH, _WIDTH)).astype(np.float32) / 8 for _ in range(3)]
+    weights = [(rng.standard_normal((_WIDTH, _WIDTH)) / 8).astype(np.float32) for _ in range(3)]
     packed = [_packed(weight) for weight in weights]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -54,7 +54,9 @@ def _packed(weight: Floats) -> npt.NDArray[np.uint8]:
     rows = kernels.quantize("Q8_0", weight)
     memory = np.empty(ours.ei_packed_bytes(type_id, _WIDTH, _WIDTH) + 64, np.uint8)
     data = memory[-memory.ctypes.data % 64 :][: memory.size - 64]
-    ours.ei_pack(type_id, rows.ctypes.data, rows.shape[1], _WIDTH, _WIDTH, data.ctypes.data, 0, ours.ei_n_panels(_WIDTH))
+    ours.ei_pack(
+        type_id, rows.ctypes.data, rows.shape[1], _WIDTH, _WIDTH, data.ctypes.data, 0, ours.ei_n_panels(_WIDTH)
+    )
     return data
 
 
@@ -107,7 +109,9 @@ def _reference(x: Floats, weights: list[Floats]) -> npt.NDArray[np.float64]:
 
     def turned(t: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         a, b = t[..., : _DIM // 2], t[..., _DIM // 2 :]
-        return np.concatenate([a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)], axis=-1)
+        return np.concatenate(
+            [a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)], axis=-1
+        )
 
     scores = np.einsum("ihd,jhd->hij", turned(q), turned(k)) * _DIM**-0.5
     scores = np.where(np.tri(_N, dtype=np.bool_), scores, -np.inf)

@@ -58,7 +58,7 @@ class Swapped:
 
     @property
     def model(self) -> bytes:
-        return self.proto.SerializeToString()
+        return bytes(self.proto.SerializeToString())
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ def swap(
         work.normalize()
         work.attend()
         work.take_rows()
-        work.finish(proto, matrices)
+        work.finish(proto)
     except BaseException:
         matrices.close()
         raise
@@ -134,8 +134,7 @@ class _Swap:
     def _node(self, op_type: str, inputs: list[str], outputs: list[str], name: str, **attributes: Any) -> Any:
         from onnx import helper
 
-        made = helper.make_node(op_type, inputs, outputs, name, domain=DOMAIN, **attributes, **self._threads)
-        return made
+        return helper.make_node(op_type, inputs, outputs, name, domain=DOMAIN, **{**attributes, **self._threads})
 
     # ---- products
 
@@ -180,7 +179,9 @@ class _Swap:
             for mine, other in (node.input, reversed(node.input)):
                 activation, x = self._activation(mine)
                 if activation and x != other:
-                    changes[id(node)] = self._node("Gate", [x, other], [node.output[0]], node.name, activation=activation)
+                    changes[id(node)] = self._node(
+                        "Gate", [x, other], [node.output[0]], node.name, activation=activation
+                    )
                     break
         self._graph.exchange(changes, set())
 
@@ -210,7 +211,12 @@ class _Swap:
                 raise UnsupportedModel(f"node {node.name!r} is no norm over the last axis")
             epsilon = attribute(node, "epsilon", 1e-5)
             added = self._graph.producer(node.input[0])
-            if added is not None and added.op_type == "Add" and added.name.endswith("_residual") and id(added) not in gone:
+            if (
+                added is not None
+                and added.op_type == "Add"
+                and added.name.endswith("_residual")
+                and id(added) not in gone
+            ):
                 inputs = [added.input[0], node.input[1], added.input[1]]
                 outputs, place = [node.output[0], added.output[0]], added
                 gone |= {id(node), id(added)}
@@ -231,7 +237,11 @@ class _Swap:
     def _attention(self, node: onnx.NodeProto) -> Any:
         inputs = [*node.input, *[""] * (9 - len(node.input))]
         match = _PAST.fullmatch(inputs[3])
-        others = [name for name in ("softcap", "smooth_softmax", "rotary_interleaved", "do_quantization") if attribute(node, name)]
+        others = [
+            name
+            for name in ("softcap", "smooth_softmax", "rotary_interleaved", "do_quantization")
+            if attribute(node, name)
+        ]
         if match is None or any(inputs[9:]) or others or not all(inputs[:3]):
             raise UnsupportedModel(f"node {node.name!r} attends in a way that our operator does not know")
         layer, window = int(match[1]), integer(node, "local_window_size", -1) > 0
@@ -267,14 +277,14 @@ class _Swap:
         made = helper.make_node("Gather", [node.input[0], "rows"], ["rows.taken"], node.name, axis=1)
         self._graph.exchange({id(node): made}, set())
 
-    def finish(self, proto: onnx.ModelProto, matrices: PackedMatrices) -> None:
+    def finish(self, proto: onnx.ModelProto) -> None:
         """New inputs and outputs; nothing left that is not needed, and nothing that may not be there."""
         from onnx import TensorProto, helper
 
         graph = proto.graph
         kept = [value for value in graph.input if value.name == "input_ids"]
         outputs = [value for value in graph.output if not value.name.startswith("present.")]
-        inputs = {
+        inputs: dict[str, tuple[int, list[str | int]]] = {
             "positions": (TensorProto.INT64, ["n_tokens"]),
             "cells": (TensorProto.INT64, ["n_tokens"]),
             "mask": (TensorProto.FLOAT16, ["n_tokens", "n_kv"]),

@@ -15,6 +15,7 @@ from edgeinfer.server.config import Limits
 from edgeinfer.server.metrics import Metrics
 from edgeinfer.server.problems import Problem
 from edgeinfer.server.tools import plain_messages
+from edgeinfer.server.waiting import in_time
 from edgeinfer.server.workers.model import Model, Reply
 from edgeinfer.server.workers.models import Models
 
@@ -108,8 +109,8 @@ class Running:
 
     async def _in_time(self, work: Awaitable[T]) -> T:
         try:
-            return await asyncio.wait_for(work, max(0.001, self._left_s()))
-        except asyncio.TimeoutError:
+            return await in_time(work, max(0.001, self._left_s()))
+        except TimeoutError:
             raise _too_late(self._asking.limits) from None
 
     async def events(self) -> AsyncIterator[tuple[int, Token | Answer]]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from edgeinfer.server.config import Limits, ServerConfig
 from edgeinfer.server.problems import Problem, response
+from edgeinfer.server.waiting import in_time
 
 __all__ = ["Guard"]
 
@@ -120,8 +121,8 @@ class Guard:
         if length and (not length[0].isdigit() or int(length[0]) > limits.body_bytes):
             raise _too_large(limits)
         try:
-            body = await asyncio.wait_for(_read(receive, limits), limits.body_s)
-        except asyncio.TimeoutError:
+            body = await in_time(_read(receive, limits), limits.body_s)
+        except TimeoutError:
             raise Problem(
                 408,
                 f"the body did not arrive within {limits.body_s:g} s",

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgeinfer.server.problems import dumps
+from edgeinfer.server.waiting import in_time
 
 __all__ = ["ClientLeft", "EventStream", "event", "unless_left"]
 
@@ -90,10 +91,10 @@ class EventStream(Response):
                 if done:
                     part = following.result()
                     following = None
-                await asyncio.wait_for(send({"type": "http.response.body", "body": part, "more_body": True}), _STUCK_S)
+                await in_time(send({"type": "http.response.body", "body": part, "more_body": True}), _STUCK_S)
         except StopAsyncIteration:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except (OSError, asyncio.TimeoutError):  # the client left between two events, or does not read
+        except (OSError, TimeoutError):  # the client left between two events, or does not read
             return
         finally:
             if following is not None and not following.done():

@@ -140,6 +140,12 @@ EI_API void ei_attention(int32_t isa, int32_t format, const ei_attention_args *a
 EI_API int64_t ei_encode(int32_t format, const float *rows, int64_t n_rows, int64_t n_cols, const float *importance, void *blocks);
 EI_API int32_t ei_decode(int32_t format, const void *blocks, int64_t n_rows, int64_t n_cols, float *rows);
 
+/* n_blocks of a format from quants as ONNX Runtime's MatMulNBits has them (4 bits with neighbours in a byte, or a byte each around 128; one
+ * block after the other) and `scales`: all else that a block has, as it lies there (2 bytes of Q4_0, Q5_0 and Q8_0, 4 of Q4_1 and Q5_1, 16
+ * of Q4_K and Q5_K, 18 of Q6_K). Answers how many blocks it made: fewer where the next has a quant that is none of the format's.
+ * EI_UNKNOWN: no such format. */
+EI_API int64_t ei_build_blocks(int32_t format, const void *quants, const void *scales, int64_t n_blocks, void *blocks);
+
 /* The k best of n logits, 1 <= k <= n: their ids, the greatest logit first and of equals the lower id, and unless `probabilities` is NULL
  * the softmax over them of logit / temperature (above 0). Minus infinity is never among them, so that there may be fewer than k. Answers
  * how many, or EI_NOT_FINITE where a logit is NaN or plus infinity. Same bits on every machine. `scratch` is 8-byte aligned. */

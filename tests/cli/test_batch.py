@@ -8,12 +8,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import onnx_packages
 import pytest
 
 from edgeinfer.batch.places import places
 from edgeinfer.cli import batch_view, main
 from edgeinfer.engines import EngineConfig
-from edgeinfer.errors import EngineError
+from edgeinfer.errors import EngineError, UnsupportedModel
 
 MODEL = ["-m", "m", "--parallel", "3", "--temp", "0"]
 
@@ -181,6 +182,15 @@ def test_places_by_memory(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert 1 < found[2] < 16
     monkeypatch.setattr("edgeinfer.memory.available", lambda: 1 << 40)
     assert places(smollm2, config, cap_bytes=600 << 20) < 16
+
+
+def test_places_of_a_package(tmp_path: Path) -> None:
+    model, package = onnx_packages.small_package(tmp_path)
+    config = EngineConfig(n_ctx=64)
+    assert places(model, config) == places(package, config) == 16
+    assert places(package, config, cap_bytes=1) == 1
+    with pytest.raises(UnsupportedModel, match="engine llamacpp runs GGUF files"):
+        places(package, config, engine="llamacpp")
 
 
 @pytest.mark.model

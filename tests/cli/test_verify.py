@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +144,23 @@ def test_what_cannot_be_compared(tiny: Path, tmp_path: Path, capsys: pytest.Capt
     assert refused(capsys, tiny, tiny, "--memory", "1M")[0] == 3
     assert refused(capsys, tiny, tiny, "--min-agreement", "2")[0] == 2
     assert refused(capsys, tiny)[0] == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_leaves_nothing_behind(tiny: Path, tmp_path: Path) -> None:
+    text, home = tmp_path / "long.txt", tmp_path / "home"
+    text.write_text("All work and no play. " * 40_000, encoding="utf-8")
+    command = [sys.executable, "-m", "edgeinfer", "verify", str(tiny), str(tiny), "--text", str(text)]
+    variables = {**os.environ, "EDGEINFER_HOME": str(home)}
+    running = subprocess.Popen([*command, "--positions", "800000"], env=variables, stderr=subprocess.PIPE, text=True)
+    cache = home / "cache"
+    while not cache.is_dir() and running.poll() is None:  # it begins to record
+        time.sleep(0.05)
+    time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (130, "edgeinfer: interrupted\n")
+    assert [path.name for path in cache.iterdir() if path.is_file()] == []
 
 
 @pytest.mark.model

@@ -99,9 +99,9 @@ def test_all_in_one_place() -> None:
 
 def test_what_falls_elsewhere_is_named() -> None:
     placement = placed((OPENVINO, ["MatMul"] * 4), (CPU, ["Softmax", "Shape", "Softmax"]), (OPENVINO, ["Add"]))
-    assert placement.line == "npu (openvino): 5 of 8 nodes, 3 on cpu: Softmax 2"
+    assert placement.line == "npu (openvino): 5 of 8 nodes in 2 parts, 3 on cpu: Softmax 2"
     assert placement.as_dict()["elsewhere"] == {"Softmax": 2}
-    with pytest.raises(BackendUnavailable, match="not everything computes there; npu .* Softmax 2"):
+    with pytest.raises(BackendUnavailable, match=r"not everything computes there; npu .* Softmax 2"):
         placement.check("npu")
 
 

@@ -4,6 +4,7 @@ our operators change is tested in test_ort_pool.py."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from onnx_packages import small_package
 
-from edgeinfer.engines import EngineConfig, open_engine
+from edgeinfer.engines import EngineConfig, open_engine, ort_open
 from edgeinfer.engines.base import Engine, ForwardCancelled, Slice
 from edgeinfer.engines.ort import OrtEngine
 from edgeinfer.engines.ort_open import open_onnx
@@ -55,7 +56,8 @@ def rows(engine: Engine, n: int, *, seq: int = 0, n_logits: int | None = None) -
     """Logits of the tokens from where the sequence ends up to ``n``."""
     begin = engine.length(seq)
     wanted = n - begin if n_logits is None else n_logits
-    return engine.forward([Slice(seq, IDS[begin:n], begin, wanted)]).copy()
+    found: Floats = engine.forward([Slice(seq, IDS[begin:n], begin, wanted)]).copy()
+    return found
 
 
 def divergence(a: Floats, b: Floats) -> float:
@@ -142,6 +144,27 @@ def test_embedding_leaves_other_sequences_alone(engine: OrtEngine) -> None:
     assert np.array_equal(rows(engine, 30), whole[20:])
 
 
+def test_attention_in_half_precision(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As GPUs have it; the CPU's kernel takes it too."""
+    single = open_onnx(pair[1], CONFIG)
+    wanted = rows(single, 100)
+    state = single.export_sequence(0)
+    single.close()
+    monkeypatch.setattr(ort_open, "_HALF", ("cpu",))
+    engine = open_onnx(pair[1], CONFIG)
+    found = rows(engine, 100)
+    assert not np.array_equal(found, wanted)
+    assert divergence(wanted, found) < 0.02
+    engine.truncate(0, 50)
+    saved = engine.export_sequence(0)
+    assert len(saved) < len(state) / 3
+    engine.import_sequence(1, saved, 50)
+    assert np.array_equal(rows(engine, 100, seq=1), found[50:])
+    with pytest.raises(FormatError, match="another engine, layout or model"):
+        engine.import_sequence(1, state, 100)
+    engine.close()
+
+
 # ---- sequences
 
 
@@ -213,9 +236,10 @@ def test_an_interrupted_pass_leaves_no_trace(engine: OrtEngine) -> None:
     wanted = rows(engine, 30)
     engine.truncate(0, 20)
     engine.interrupt(True)
-    for call in (lambda: rows(engine, 30), lambda: engine.embed(1, IDS[:5])):
-        with pytest.raises(ForwardCancelled):
-            call()
+    with pytest.raises(ForwardCancelled):
+        rows(engine, 30)
+    with pytest.raises(ForwardCancelled):
+        engine.embed(1, IDS[:5])
     assert engine.length(0) == 20
     engine.interrupt(False)
     assert np.array_equal(rows(engine, 30), wanted[20:])
@@ -226,14 +250,25 @@ def test_interrupt_ends_a_pass_that_runs(llama: tuple[Path, Path]) -> None:
     engine = open_onnx(llama[1], replace(CONFIG, n_ctx=2048, n_batch=2048))
     ids = np.resize(IDS, 2000)
     threading.Timer(0.05, engine.interrupt, [True]).start()
-    with pytest.raises(ForwardCancelled):
+
+    def for_ever() -> None:
         while True:
             engine.release(0)
             engine.forward([Slice(0, ids, 0, 0)])
+
+    with pytest.raises(ForwardCancelled):
+        for_ever()
     assert engine.length(0) == 0
     engine.interrupt(False)
     assert engine.forward([Slice(0, ids[:9], 0, 1)]).shape == (1, 300)
     engine.close()
+
+
+def test_threads_sleep_between_passes(engine: OrtEngine) -> None:
+    rows(engine, 30)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.15
 
 
 def test_the_last_position_of_all(llama: tuple[Path, Path]) -> None:

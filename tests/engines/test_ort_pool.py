@@ -65,7 +65,7 @@ def test_company_changes_no_bit(engine: OrtEngine) -> None:
         order = rng.permutation(4)
         parts = []
         for seq in order.tolist():
-            n = int(min(rng.integers(1, 20), 90 - engine.length(seq)))
+            n = min(int(rng.integers(1, 20)), 90 - engine.length(seq))
             if n:
                 parts.append(part(engine, seq, n, text=seq, n_logits=int(rng.integers(0, n + 1))))
         ends = {each.seq: each.n_past + len(each.token_ids) for each in parts}

@@ -42,11 +42,13 @@ def refused(package: Path, message: str, kind: type[EdgeInferError] = FormatErro
 
 
 def weight(proto: onnx.ModelProto, name: str) -> onnx.TensorProto:
-    return next(tensor for tensor in proto.graph.initializer if tensor.name == name)
+    found: onnx.TensorProto = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
+    return found
 
 
 def node(proto: onnx.ModelProto, name: str) -> onnx.NodeProto:
-    return next(each for each in proto.graph.node if each.name == name)
+    found: onnx.NodeProto = next(each for each in proto.graph.node if each.name == name)
+    return found
 
 
 def entry(tensor: onnx.TensorProto, key: str, value: str) -> None:

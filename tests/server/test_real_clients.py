@@ -21,6 +21,8 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionToolParam
 
+from edgeinfer import kernels
+
 pytestmark = pytest.mark.model
 KEY = "a-key-of-some-length"
 NAME = "smollm2-135m"
@@ -119,7 +121,8 @@ def test_openai_chat(ask: openai.OpenAI) -> None:
     assert streamed == text
     assert chunk.usage
     assert chunk.usage.prompt_tokens_details
-    assert (chunk.usage.prompt_tokens_details.cached_tokens or 0) > 10
+    if kernels.expected().active:  # llama.cpp's own round a short prompt otherwise where it is cut: it is read again
+        assert (chunk.usage.prompt_tokens_details.cached_tokens or 0) > 10
     assert [model.id for model in ask.models.list()].count(NAME) == 1
 
 

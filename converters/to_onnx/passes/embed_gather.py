@@ -6,21 +6,21 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeinfer.converters.to_onnx.graph import CONTRIB, Nodes, attribute, constant, rewrite
-from edgeinfer.converters.to_onnx.weights import Correction, Matrix, Weights
+from edgeinfer.converters.to_onnx.row_matrices import Correction, Matrix, RowMatrices
 
 __all__ = ["EmbedGather"]
 
 
 class EmbedGather(ir.passes.InPlacePass):
-    def __init__(self, weights: Weights) -> None:
-        self._weights = weights
+    def __init__(self, matrices: RowMatrices) -> None:
+        self._matrices = matrices
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         return ir.passes.PassResult(model, rewrite(model, "Embed", self._embed))
 
     def _embed(self, node: ir.Node, add: Nodes) -> ir.Value:
         ids, name, scale = node.inputs[0], node.name or "", attribute(node, "scale")
-        matrix = self._weights.matrix(attribute(node, "tensor"))
+        matrix = self._matrices.matrix(attribute(node, "tensor"))
         x = self._gathered(ids, matrix, name, add)
         if scale != 1.0:
             x = add("Mul", x, constant(f"{name}.factor", np.float32(scale).reshape(1)), name=f"{name}.scaled")

@@ -7,7 +7,8 @@ import onnx_ir as ir
 
 from edgeinfer.converters.to_onnx.forms import OFFSET_STEP
 from edgeinfer.converters.to_onnx.graph import CONTRIB, Nodes, attribute, constant, rewrite
-from edgeinfer.converters.to_onnx.weights import Correction, Matrix, Weights
+from edgeinfer.converters.to_onnx.row_matrices import Correction, Matrix, RowMatrices
+from edgeinfer.converters.to_onnx.weights import Weights
 
 __all__ = ["LinearNBits"]
 
@@ -18,8 +19,9 @@ _INT8_INPUTS = 4
 class LinearNBits(ir.passes.InPlacePass):
     """Sums of 32 inputs are made once for all products with one input."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, matrices: RowMatrices) -> None:
         self._weights = weights
+        self._matrices = matrices
         self._sums: dict[ir.Value, ir.Value] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -27,7 +29,7 @@ class LinearNBits(ir.passes.InPlacePass):
 
     def _linear(self, node: ir.Node, add: Nodes) -> ir.Value:
         x, name, bias = node.inputs[0], node.name or "", attribute(node, "bias")
-        matrix = self._weights.matrix(attribute(node, "tensor"))
+        matrix = self._matrices.matrix(attribute(node, "tensor"))
         if matrix.scales is None:
             y = _floats(x, matrix, name, add)
         else:

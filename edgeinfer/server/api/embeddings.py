@@ -17,6 +17,7 @@ from edgeinfer.server.api.fields import Body
 from edgeinfer.server.asking import Asking
 from edgeinfer.server.problems import JSON, Problem
 from edgeinfer.server.sse import unless_left
+from edgeinfer.server.waiting import in_time
 
 __all__ = ["EmbeddingBody", "router"]
 
@@ -54,8 +55,8 @@ async def _embedded(asking: Asking, body: EmbeddingBody) -> Response:
     async with asking.place(body.model, "embeddings") as model:
         try:
             work = asyncio.gather(*(model.embed(text) for text in texts))
-            found = await asyncio.wait_for(work, asking.limits.request_s)
-        except asyncio.TimeoutError:
+            found = await in_time(work, asking.limits.request_s)
+        except TimeoutError:
             message = f"not embedded within {asking.limits.request_s:g} s: send fewer texts at once"
             raise Problem(503, message, code="timeout", headers={"Retry-After": "10"}) from None
         n_tokens = sum(n for _, n in found)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from edgeinfer import catalog
 from edgeinfer.errors import EdgeInferError, EngineError, InsufficientMemory, ModelNotFound
+from edgeinfer.server.waiting import in_time
 from edgeinfer.server.workers.model import Model
 from edgeinfer.server.workers.transport import ChildProcess, Received, SameProcess, Transport
 from edgeinfer.server.workers.worker import OPENER
@@ -228,8 +229,8 @@ class Models:
             if not known or time.monotonic() > give_up:
                 return False
             self._somebody_left.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._somebody_left.wait(), 1.0)
+            with contextlib.suppress(TimeoutError):
+                await in_time(self._somebody_left.wait(), 1.0)
 
     def _unload(self, slot: _Slot, why: str) -> asyncio.Task[Any]:
         """Nobody finds it any more from now on; it is closed when the task has ended."""
