@@ -274,7 +274,9 @@ def test_async_twins() -> None:
 
 def test_cancelling_the_task_cancels_the_request() -> None:
     async def main() -> None:
-        with open_llm(say("abc", end=False)) as llm:
+        engine = say("abc", end=False)
+        engine._step_s = 0.001
+        with open_llm(engine) as llm:
             task = asyncio.create_task(llm.achat(user("x")))
             await asyncio.sleep(0.05)
             assert llm.load[0] == 1

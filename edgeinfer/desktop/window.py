@@ -20,7 +20,7 @@ from edgeinfer.desktop.highlight import highlighted
 from edgeinfer.desktop.layout import Layout
 from edgeinfer.desktop.worker import Asking, Loading, Worker, described
 from edgeinfer.errors import EdgeInferError, RequestCancelled, UsageError
-from edgeinfer.sessions import Entry, Session, Turn
+from edgeinfer.sessions import Entry, Session
 from edgeinfer.text.markdown import parser
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ __all__ = ["Window"]
 
 _PATIENCE_S = 20.0
 _SAVE_MS = 300
-_N_LISTED = 300
 
 
 class Window(QMainWindow):
@@ -52,6 +51,7 @@ class Window(QMainWindow):
         self._before: Session | None = None
         self._wanted: str | None = None
         self._problem = ""
+        self._listing = sessions.Listing()
         self._unsaved: Session | None = None
         self._saving = QTimer(self, interval=_SAVE_MS, singleShot=True)
         self._saving.timeout.connect(self._save_soon)
@@ -274,7 +274,7 @@ class Window(QMainWindow):
         self.worker.do(self._list_sessions)
 
     def _list_sessions(self) -> None:
-        self.listed.emit(_listing())
+        self.listed.emit(self._listing.newest())
 
     @Slot(object)
     def _show_sessions(self, entries: list[Entry]) -> None:
@@ -392,20 +392,3 @@ def _remarks(answer: Answer, kept: bool, n_ctx: int) -> list[str]:
         full = answer.stats.n_prompt + answer.stats.n_generated >= n_ctx
         return ["the context is full" if full else "cut off at the longest answer that the settings allow"]
     return [] if answer.text else ["an empty answer"]
-
-
-_known: dict[tuple[str, float], Entry] = {}
-
-
-def _listing() -> list[Entry]:
-    """The newest sessions; each file is read once for each time it was written."""
-    newest = sorted(sessions.stamps(), key=lambda entry: -entry[1])[:_N_LISTED]
-    for name, updated in newest:
-        if (name, updated) not in _known:
-            try:
-                session = sessions.load(name)
-                brief = next((turn.content[:200] for turn in session.turns if turn.role == "user"), "")
-                _known[name, updated] = Entry(name, updated, Session(name, session.model, (Turn("user", brief),)))
-            except EdgeInferError as error:
-                _known[name, updated] = Entry(name, updated, problem=str(error))
-    return [_known[key] for key in newest]

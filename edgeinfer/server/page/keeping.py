@@ -15,11 +15,11 @@ from edgeinfer import sessions
 from edgeinfer.conversation import Conversation, unnamed
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.server.page.rendering import rendered
-from edgeinfer.sessions import Entry, Session, Turn
+from edgeinfer.sessions import Session, Turn
+from edgeinfer.text.printable import printable
 
 __all__ = ["Kept"]
 
-_N_LISTED = 300
 _PATIENCE_S = 20.0
 
 
@@ -28,7 +28,7 @@ class Kept:
 
     def __init__(self) -> None:
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._known: dict[tuple[str, float], dict[str, Any]] = {}
+        self._listing, self._reading = sessions.Listing(), asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[None]:
@@ -42,12 +42,12 @@ class Kept:
 
     async def listing(self) -> list[dict[str, Any]]:
         """The newest conversations, each with a title."""
-        return await asyncio.to_thread(self._listing)
-
-    def _listing(self) -> list[dict[str, Any]]:
-        newest = sorted(sessions.stamps(), key=lambda stamp: -stamp[1])[:_N_LISTED]
-        self._known = {stamp: self._known.get(stamp) or _described(*stamp) for stamp in newest}
-        return list(self._known.values())
+        async with self._reading:
+            entries = await asyncio.to_thread(self._listing.newest)
+        return [
+            {"name": entry.name, "updated": entry.updated, "title": printable(entry.title), "problem": entry.problem}
+            for entry in entries
+        ]
 
     async def shown(self, name: str) -> dict[str, Any]:
         """A conversation as the page shows it. Raises as `sessions.load`."""
@@ -77,16 +77,6 @@ class Kept:
             await asyncio.to_thread(conversation.save)
         except OSError as error:
             raise EdgeInferError(f"the conversation is not being saved: {error.strerror or error}") from error
-
-
-def _described(name: str, updated: float) -> dict[str, Any]:
-    try:
-        entry = Entry(name, updated, sessions.load(name))
-    except EdgeInferError as error:
-        return {"name": name, "updated": updated, "title": name, "problem": str(error)}
-    turns = entry.session.turns if entry.session else ()
-    first = next((turn.content for turn in turns if turn.role == "user"), "")
-    return {"name": name, "updated": updated, "title": " ".join(first[:400].split())[:80] or name, "problem": None}
 
 
 def _shown(session: Session) -> dict[str, Any]:
