@@ -20,8 +20,6 @@ from edgeinfer.text.printable import printable
 
 __all__ = ["Kept"]
 
-_PATIENCE_S = 20.0
-
 
 class Kept:
     """The conversations of whoever opens the page."""
@@ -32,13 +30,9 @@ class Kept:
 
     @contextlib.asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[None]:
-        """Nobody else changes this conversation meanwhile. Raises `TimeoutError` where somebody does for long."""
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        await asyncio.wait_for(lock.acquire(), _PATIENCE_S)
-        try:
+        """Nobody else changes this conversation meanwhile; an answer under way is waited for."""
+        async with self._locks.setdefault(name, asyncio.Lock()):
             yield
-        finally:
-            lock.release()
 
     async def listing(self) -> list[dict[str, Any]]:
         """The newest conversations, each with a title."""
