@@ -18,7 +18,7 @@ import stat
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -28,6 +28,7 @@ from edgeinfer.errors import FormatError, UsageError
 
 __all__ = [
     "Entry",
+    "Listing",
     "Session",
     "Turn",
     "exists",
@@ -36,6 +37,7 @@ __all__ = [
     "load",
     "newest",
     "path",
+    "remove",
     "save",
     "stamps",
     "sweep",
@@ -86,6 +88,13 @@ class Entry:
     session: Session | None = None
     problem: str | None = None
 
+    @property
+    def title(self) -> str:
+        """The beginning of the first question on one line, or the name."""
+        turns = self.session.turns if self.session else ()
+        first = next((turn.content for turn in turns if turn.role == "user"), "")
+        return " ".join(first[:400].split())[:80] or self.name
+
 
 def folder() -> Path:
     return env.data_dir() / "sessions"
@@ -133,6 +142,29 @@ def listing() -> list[Entry]:
     return entries
 
 
+class Listing:
+    """The newest sessions for a screen that shows them again and again: a file is read once for each time it was
+    written, and of a long conversation only its beginning stays. For one thread at a time."""
+
+    def __init__(self, n_most: int = 300) -> None:
+        self._n_most = n_most
+        self._known: dict[tuple[str, float], Entry] = {}
+
+    def newest(self) -> list[Entry]:
+        stamped = sorted(stamps(), key=lambda stamp: -stamp[1])[: self._n_most]
+        self._known = {stamp: self._known.get(stamp) or self._read(*stamp) for stamp in stamped}
+        return list(self._known.values())
+
+    @staticmethod
+    def _read(name: str, updated: float) -> Entry:
+        try:
+            session = load(name)
+        except (FormatError, UsageError) as error:
+            return Entry(name, updated, problem=str(error))
+        first = next((turn.content[:400] for turn in session.turns if turn.role == "user"), "")
+        return Entry(name, updated, replace(session, turns=(Turn("user", first),)))
+
+
 def stamps() -> list[tuple[str, float]]:
     found = []
     with contextlib.suppress(FileNotFoundError), os.scandir(folder()) as entries:
@@ -159,6 +191,14 @@ def save(session: Session) -> None:
     # A lone half of a surrogate pair has no UTF-8: it can come from a pasted line, and must not cost the conversation.
     text = json.dumps(document, ensure_ascii=False, indent=1)
     files.atomic_write(path(session.name), text.encode("utf-8", "replace"))
+
+
+def remove(name: str) -> None:
+    """Delete a session. Raises `UsageError` where there is none of this name."""
+    try:
+        path(name).unlink()
+    except FileNotFoundError:
+        raise UsageError(f"there is no session {name!r}") from None
 
 
 def sweep() -> None:

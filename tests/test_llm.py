@@ -158,6 +158,7 @@ def test_many_threads_each_get_their_own_answer() -> None:
 
 def test_cancel_within_50_ms() -> None:
     engine = say("abc", end=False)
+    engine._step_s = 0.001  # the answer must not end by itself, however late this thread is
     with open_llm(engine) as llm:
         stream = llm.stream(user("x"), temperature=0)
         for _, token in zip(range(5), stream, strict=False):
@@ -184,7 +185,9 @@ def test_cancel_inside_prefill() -> None:
 
 
 def test_cancel_everything() -> None:
-    with open_llm(say("abc", end=False)) as llm:
+    engine = say("abc", end=False)
+    engine._step_s = 0.001
+    with open_llm(engine) as llm:
         streams = [llm.stream(user(str(i))) for i in range(8)]
         next(streams[0])
         llm.cancel()
@@ -271,7 +274,9 @@ def test_async_twins() -> None:
 
 def test_cancelling_the_task_cancels_the_request() -> None:
     async def main() -> None:
-        with open_llm(say("abc", end=False)) as llm:
+        engine = say("abc", end=False)
+        engine._step_s = 0.001
+        with open_llm(engine) as llm:
             task = asyncio.create_task(llm.achat(user("x")))
             await asyncio.sleep(0.05)
             assert llm.load[0] == 1

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import cross_test
+import debian
 from running import WINDOWS, Progress, SetupError, Stopped, compiler_advice, follow, run, say
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -277,6 +278,19 @@ def install_emulator() -> None:
         say(f"ARM is not emulated here: {error}")
 
 
+def install_browser() -> None:
+    """The browser that the chat page is tested in, if we may. Without it those tests are skipped."""
+    packages = debian.missing_browser()
+    if not packages:
+        return
+    try:
+        LOG.parent.mkdir(exist_ok=True)
+        for command in debian.install_commands(packages):
+            step(f"installing {' and '.join(packages)}", *command)
+    except (debian.Unavailable, SetupError) as error:
+        say(f"the chat page is not tested in a browser here: {error}")
+
+
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """One set-up at a time in this clone; a second waits. The lock ends with the process, however that ends."""
@@ -396,6 +410,7 @@ def main(argv: Sequence[str]) -> int:
         set_up(["dev"] if command == "test" else [])
         if command == "test":
             install_emulator()
+            install_browser()
             return test()
     except Stopped as stopped:
         say("stopped; run the same command again to go on from here")

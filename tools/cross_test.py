@@ -18,6 +18,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import debian
+from debian import Unavailable as Unavailable
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "cross_aarch64"
 
@@ -32,10 +35,6 @@ INSTRUCTION_SETS: Mapping[str, Sequence[str]] = {
 }
 
 
-class Unavailable(Exception):
-    """This machine cannot emulate ARM for us: why, and what would help."""
-
-
 class Failed(Exception):
     """Something was built or tested and was not well."""
 
@@ -45,20 +44,10 @@ def missing_packages() -> list[str]:
 
 
 def install_commands(packages: Sequence[str]) -> list[list[str]]:
-    """What installs the packages without asking anyone anything; `Unavailable` where we may not."""
-    wanted = f"apt-get install {' '.join(packages)}"
+    """What installs the packages without asking anyone anything; `Unavailable` where we may not, or need not."""
     if platform.machine().lower() in ("aarch64", "arm64"):
         raise Unavailable("this machine is an ARM itself: its own tests are the test")
-    if sys.platform != "linux" or shutil.which("apt-get") is None:
-        raise Unavailable(f"needs {' and '.join(packages)}, packages of Debian, and there is no apt-get")
-    prefix = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
-    if os.geteuid() != 0:
-        sudo = shutil.which("sudo")
-        if sudo is None or subprocess.run([sudo, "-n", "true"], capture_output=True, check=False).returncode != 0:
-            raise Unavailable(f"needs root: sudo {wanted}")
-        prefix = [sudo, "-n", *prefix]
-    options = ["-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20"]
-    return [[*prefix, *options, "update"], [*prefix, *options, "install", "-y", *packages]]
+    return debian.install_commands(packages)
 
 
 def program(name: str) -> str:

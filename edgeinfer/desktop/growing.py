@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtGui import QTextList
 
-from edgeinfer.desktop.writer import Writer, language_of, parser
+from edgeinfer.desktop.writer import Writer
+from edgeinfer.text.markdown import language_of, last_start, parser
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
@@ -162,7 +163,7 @@ class GrowingAnswer:
 
 def _last_start(tokens: list[Token]) -> int:
     """Where the last block begins that may still change: one of the top level, or a top-level list's last item."""
-    start = max(i for i, token in enumerate(tokens) if token.level == 0 and token.nesting >= 0)
+    start = last_start(tokens)
     if tokens[start].type.endswith("_list_open"):
         items = [
             i for i, token in enumerate(tokens) if i > start and token.type == "list_item_open" and token.level == 1

@@ -199,7 +199,7 @@ class Layout(QObject):
         with QSignalBlocker(self._sessions):
             self._sessions.clear()
             for entry in entries:
-                item = QListWidgetItem(_title(entry))
+                item = QListWidgetItem(f"{entry.name} (cannot be read)" if entry.problem else printable(entry.title))
                 item.setData(Qt.ItemDataRole.UserRole, entry.name)
                 item.setToolTip(f"{entry.name}, {time.strftime('%Y-%m-%d %H:%M', time.localtime(entry.updated))}")
                 if entry.problem:
@@ -210,10 +210,3 @@ class Layout(QObject):
 
     def _session_chosen(self, item: QListWidgetItem) -> None:
         self.session_chosen.emit(item.data(Qt.ItemDataRole.UserRole))
-
-
-def _title(entry: Entry) -> str:
-    if entry.session is None:
-        return f"{entry.name} (cannot be read)"
-    first = next((turn.content for turn in entry.session.turns if turn.role == "user"), "")
-    return printable(" ".join(first.split())[:80]) or entry.name

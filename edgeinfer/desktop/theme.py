@@ -29,7 +29,7 @@ class Theme:
     style: str
 
 
-LIGHT = Theme("light", "#f3f3f5", "#ffffff", "#1c1c21", "#5f616b", "#1a56b8", "#b3261e", "#f1f2f5", "default")
+LIGHT = Theme("light", "#f3f3f5", "#ffffff", "#1c1c21", "#5f616b", "#1a56b8", "#b3261e", "#f8f8f8", "default")
 DARK = Theme("dark", "#202124", "#17181b", "#e6e6ea", "#a3a5ae", "#8ab4f8", "#f28b82", "#24262b", "github-dark")
 
 

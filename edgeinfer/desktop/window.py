@@ -16,10 +16,12 @@ from edgeinfer import env, sessions
 from edgeinfer.conversation import Conversation, timing
 from edgeinfer.core import Answer
 from edgeinfer.desktop import theme as themes
+from edgeinfer.desktop.highlight import highlighted
 from edgeinfer.desktop.layout import Layout
 from edgeinfer.desktop.worker import Asking, Loading, Worker, described
 from edgeinfer.errors import EdgeInferError, RequestCancelled, UsageError
-from edgeinfer.sessions import Entry, Session, Turn
+from edgeinfer.sessions import Entry, Session
+from edgeinfer.text.markdown import parser
 
 if TYPE_CHECKING:
     from edgeinfer.llm import LLM
@@ -28,7 +30,6 @@ __all__ = ["Window"]
 
 _PATIENCE_S = 20.0
 _SAVE_MS = 300
-_N_LISTED = 300
 
 
 class Window(QMainWindow):
@@ -50,6 +51,7 @@ class Window(QMainWindow):
         self._before: Session | None = None
         self._wanted: str | None = None
         self._problem = ""
+        self._listing = sessions.Listing()
         self._unsaved: Session | None = None
         self._saving = QTimer(self, interval=_SAVE_MS, singleShot=True)
         self._saving.timeout.connect(self._save_soon)
@@ -59,6 +61,7 @@ class Window(QMainWindow):
         self._connect()
         self.set_theme(str(self._kept.value("theme", "system")))
         self._show_conversation()
+        self.worker.do(_warm)
         self.refresh_sessions()
         self.open_model(session.model)
 
@@ -271,7 +274,7 @@ class Window(QMainWindow):
         self.worker.do(self._list_sessions)
 
     def _list_sessions(self) -> None:
-        self.listed.emit(_listing())
+        self.listed.emit(self._listing.newest())
 
     @Slot(object)
     def _show_sessions(self, entries: list[Entry]) -> None:
@@ -375,6 +378,13 @@ class Window(QMainWindow):
         return self.worker.finish(max(0.1, end - time.monotonic()))
 
 
+def _warm() -> None:
+    """Load what the first answer will need: it takes several frames, and the window has none to spare then."""
+    parser()
+    for style in (themes.LIGHT.style, themes.DARK.style):
+        highlighted(["pass"], "python", style)
+
+
 def _remarks(answer: Answer, kept: bool, n_ctx: int) -> list[str]:
     if answer.finish_reason == "cancelled":
         return ["stopped" if kept else "stopped before an answer began"]
@@ -382,20 +392,3 @@ def _remarks(answer: Answer, kept: bool, n_ctx: int) -> list[str]:
         full = answer.stats.n_prompt + answer.stats.n_generated >= n_ctx
         return ["the context is full" if full else "cut off at the longest answer that the settings allow"]
     return [] if answer.text else ["an empty answer"]
-
-
-_known: dict[tuple[str, float], Entry] = {}
-
-
-def _listing() -> list[Entry]:
-    """The newest sessions; each file is read once for each time it was written."""
-    newest = sorted(sessions.stamps(), key=lambda entry: -entry[1])[:_N_LISTED]
-    for name, updated in newest:
-        if (name, updated) not in _known:
-            try:
-                session = sessions.load(name)
-                brief = next((turn.content[:200] for turn in session.turns if turn.role == "user"), "")
-                _known[name, updated] = Entry(name, updated, Session(name, session.model, (Turn("user", brief),)))
-            except EdgeInferError as error:
-                _known[name, updated] = Entry(name, updated, problem=str(error))
-    return [_known[key] for key in newest]

@@ -6,7 +6,6 @@ passes `printable`, so that no character reorders a line or hides one.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,13 +28,13 @@ from PySide6.QtGui import (
 
 from edgeinfer.desktop.highlight import highlighted
 from edgeinfer.desktop.theme import Theme
+from edgeinfer.text.markdown import language_of
 from edgeinfer.text.printable import printable
 
 if TYPE_CHECKING:
-    from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
-__all__ = ["Writer", "is_code", "language_of", "parser"]
+__all__ = ["Writer", "is_code"]
 
 _SCHEMES = ("http:", "https:", "mailto:")
 _GAP = 8.0  # pixels between paragraphs
@@ -45,22 +44,9 @@ _BULLETS = (QTextListFormat.Style.ListDisc, QTextListFormat.Style.ListCircle, QT
 _HEADINGS = {"h1": 3, "h2": 2, "h3": 1}  # steps of the font's size
 
 
-@functools.cache
-def parser() -> MarkdownIt:
-    """What reads the answers of models: CommonMark with tables and strikethrough; HTML is plain text."""
-    from markdown_it import MarkdownIt
-
-    return MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-
-
 def is_code(block: QTextBlock) -> bool:
     """Whether the block is a line of code."""
     return bool(block.blockFormat().property(_CODE))
-
-
-def language_of(info: str) -> str:
-    """The language that the opening line of a code block names."""
-    return info.split()[0] if info.split() else ""
 
 
 @dataclass(slots=True)

@@ -8,8 +8,8 @@ from PyInstaller.utils.hooks import collect_submodules, copy_metadata
 from edgeinfer.catalog.card import card_files
 from edgeinfer.kernels import library
 
-# Rooms that stand above `LLM`, and those that need an extra, come along where the program imports them itself.
-_ABOVE = {"batch", "cli", "converters", "desktop", "pyinstaller", "respond", "server"}
+# Rooms that stand above `LLM` or beside it, and those that need an extra, come along where the program imports them.
+_ABOVE = {"__main__", "batch", "cli", "converters", "desktop", "evaluate", "pyinstaller", "respond", "server", "verify"}
 
 
 def _beneath(name: str) -> bool:

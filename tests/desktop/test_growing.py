@@ -11,7 +11,8 @@ from PySide6.QtGui import QTextBlock, QTextDocument
 from edgeinfer.desktop import theme
 from edgeinfer.desktop.growing import GrowingAnswer
 from edgeinfer.desktop.highlight import Span, highlighted
-from edgeinfer.desktop.writer import Writer, is_code, parser
+from edgeinfer.desktop.writer import Writer, is_code
+from edgeinfer.text.markdown import parser
 
 SOURCE = """# Title
 
