@@ -22,7 +22,18 @@ _JOB, _SERVER = "Job", "A server instead of a model"
 _FAILED_ROWS = 6
 
 
-@click.command("batch", cls=options.Command)
+class _Command(options.Command):
+    """``--engine`` has one more word here than elsewhere."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for param in self.params:
+            if isinstance(param, click.Option) and param.name == "engine" and isinstance(param.type, click.Choice):
+                param.type = click.Choice([*param.type.choices, "ray"])
+                param.help = f"{param.help} ray: a model on each machine of the Ray cluster that this one belongs to."
+
+
+@click.command("batch", cls=_Command)
 @options.flag(
     "-i",
     "--input",
@@ -126,6 +137,7 @@ def command(ctx: click.Context, /, **flags: Any) -> int:
       edgeinfer batch -i reviews.csv -o out.jsonl --prompt-template "Sentiment of: {text}" --json-schema s.json
       edgeinfer batch -i in.jsonl --dry-run
       edgeinfer batch -i in.jsonl -o out.jsonl --endpoint http://127.0.0.1:8000/v1 --concurrency 32
+      edgeinfer batch -i in.jsonl -o out.jsonl -m qwen2.5-coder-1.5b --engine ray
     """
     if flags["output"] is None and not flags["dry_run"]:
         raise UsageError("give an output with -o FILE, or --dry-run for an estimate")

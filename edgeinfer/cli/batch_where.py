@@ -15,6 +15,7 @@ from edgeinfer.errors import UsageError
 if TYPE_CHECKING:
     from edgeinfer.batch.compute import Remote
     from edgeinfer.batch.endpoint import EndpointComputer
+    from edgeinfer.batch.ray import RayComputer
     from edgeinfer.llm import LLM
 
 __all__ = ["check", "opened", "sampling", "settings"]
@@ -57,17 +58,24 @@ def settings(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Flags that results depend on, besides the sampling: part of what the job is."""
     if flags["endpoint"]:
         return {}
-    names = ("kv_type", "engine", "device", "on_overflow", "no_kernels")
+    names = ("kv_type", "device", "on_overflow", "no_kernels")
+    engine = "auto" if flags["engine"] == "ray" else flags["engine"]  # a job may move to a cluster, and back
     template = flags["chat_template"]
     text = options.read_text(template, "chat template", 1 << 20) if template else None
-    return {**{name: flags[name] for name in names}, "chat_template": text}
+    return {**{name: flags[name] for name in names}, "engine": engine, "chat_template": text}
 
 
 @contextlib.contextmanager
 def opened(ctx: click.Context, flags: Mapping[str, Any]) -> Iterator[LLM | Remote]:
     """Who computes, until the block ends."""
-    with _endpoint(flags) if flags["endpoint"] else _local(ctx, flags) as computer:
-        yield computer
+    if flags["endpoint"]:
+        found: LLM | Remote = _endpoint(flags)
+    else:
+        found = _cluster(ctx, flags) if flags["engine"] == "ray" else _local(ctx, flags)
+    try:
+        yield found
+    finally:
+        found.close()
 
 
 def _endpoint(flags: Mapping[str, Any]) -> EndpointComputer:
@@ -87,12 +95,32 @@ def _endpoint(flags: Mapping[str, Any]) -> EndpointComputer:
     return computer
 
 
+def _cluster(ctx: click.Context, flags: Mapping[str, Any]) -> RayComputer:
+    from edgeinfer import catalog
+    from edgeinfer.batch.ray import N_PLACES, RayComputer
+    from edgeinfer.cli import loading
+    from edgeinfer.cli.progress import status
+
+    n_places = flags["parallel"] or N_PLACES
+    arguments = {**_arguments(ctx, flags), "engine": "auto", "n_parallel": n_places}
+    arguments["model"] = flags["model"] or catalog.DEFAULT_MODEL
+    n_gpus = int(flags["device"].partition(":")[0] in ("gpu", "cuda"))  # Ray hides them from whoever asks for none
+
+    def work() -> RayComputer:
+        return RayComputer(arguments, n_places=n_places, n_gpus=n_gpus)
+
+    with status(f"opening {arguments['model']} on the cluster"):
+        found = loading.attended(work, "edgeinfer-cluster")
+    loading.notice(f"{found.n_workers} workers")
+    return found
+
+
 def _local(ctx: click.Context, flags: Mapping[str, Any]) -> LLM:
     """The model, with as many places as there is room for."""
     from edgeinfer import catalog
     from edgeinfer.cli import loading
 
-    arguments = arguments_of(ctx, flags)
+    arguments = _arguments(ctx, flags)
     n_parallel = flags["parallel"]
     if n_parallel is None:
         from edgeinfer.batch.places import places
@@ -110,7 +138,7 @@ def _local(ctx: click.Context, flags: Mapping[str, Any]) -> LLM:
     return loading.open_llm(flags["model"], {**arguments, "n_parallel": n_parallel}, spinner=True)
 
 
-def arguments_of(ctx: click.Context, flags: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(ctx: click.Context, flags: Mapping[str, Any]) -> dict[str, Any]:
     """Of `LLM`, without the model and its places."""
     arguments = options.llm_arguments(flags)
     if ctx.get_parameter_source("kv_cache") is ParameterSource.DEFAULT:
