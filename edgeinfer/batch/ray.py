@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,11 +27,15 @@ from types import TracebackType
 from typing import Any
 
 from edgeinfer.batch.compute import LocalComputer, Outcome
+from edgeinfer.batch.places import places
 from edgeinfer.batch.rows import Computed, Row
 from edgeinfer.core import GenerationStats, Grammar
+from edgeinfer.engines import EngineConfig
 from edgeinfer.errors import BackendUnavailable, EdgeInferError, EngineError, TemplateError, UsageError
+from edgeinfer.llm import LLM
+from edgeinfer.opening import found
 
-__all__ = ["Feeder", "RayComputer", "Worker", "decoded", "encoded"]
+__all__ = ["Feeder", "RayComputer", "Worker", "decoded", "encoded", "open_model"]
 
 N_PLACES = 16
 """Rows that a worker is handed at once; its model computes as many of them as its machine has memory for."""
@@ -49,16 +54,29 @@ def encoded(row: Row) -> str:
 
 
 def decoded(text: str) -> Row:
-    found = json.loads(text)
-    options = found["options"]
+    row = json.loads(text)
+    options = row["options"]
     if options.get("grammar") is not None:
         options["grammar"] = Grammar(**options["grammar"])
     if "logit_bias" in options:
         options["logit_bias"] = {int(token_id): bias for token_id, bias in options["logit_bias"].items()}
-    return Row(**found)
+    return Row(**row)
 
 
 # ---- in the cluster
+
+
+def open_model(model: str, n_places: int, *, fixed: bool = False, **arguments: Any) -> LLM:
+    """A worker's model, which computes ``n_places`` rows at once, or as many as its machine has memory for unless that
+    is ``fixed``. ``arguments``: of `LLM`. A model that is not there is fetched."""
+    if not fixed:
+        config = EngineConfig(
+            n_ctx=arguments.get("n_ctx") or 0,
+            kv_type="q8_0" if arguments.get("kv_type") == "q8_0" else "f16",
+            kernels=arguments.get("kernels", True),
+        )
+        n_places = min(n_places, places(found(model, "auto").path, config, arguments.get("memory"), "auto"))
+    return LLM(model, n_parallel=n_places, **arguments)
 
 
 class Feeder:
@@ -168,7 +186,7 @@ def _blocks(feeder: Any) -> Iterator[Any]:
 
 class RayComputer:
     """The rows of a job on the cluster at ``address`` (``auto``: the one that this machine belongs to). ``arguments``:
-    of ``opener``, by default those of `edgeinfer.LLM`. ``n_workers``: models; None: one for each machine there is now.
+    of ``opener``, by default those of `open_model`. ``n_workers``: models; None: one for each machine there is now.
     ``n_places``: rows that each is handed at once. Close it, or use it as a context.
 
     Raises `BackendUnavailable` without Ray or a cluster, and what keeps the model from opening."""
@@ -177,7 +195,7 @@ class RayComputer:
         self,
         arguments: Mapping[str, Any],
         *,
-        opener: str = "edgeinfer:LLM",
+        opener: str = "edgeinfer.batch.ray:open_model",
         address: str = "auto",
         n_workers: int | None = None,
         n_places: int = N_PLACES,
@@ -273,12 +291,12 @@ class RayComputer:
         self._feeder.put.remote("")
         while True:
             with contextlib.suppress(queue.Empty):
-                found = self._ended.get(timeout=_OPEN_S)  # in short waits: Ctrl-C is heard between them
-                if isinstance(found, EdgeInferError):
-                    raise found
-                if "ends" in found:
-                    raise BackendUnavailable(found["ends"])
-                facts: dict[str, Any] = found["facts"]
+                first = self._ended.get(timeout=_OPEN_S)  # in short waits: Ctrl-C is heard between them
+                if isinstance(first, EdgeInferError):
+                    raise first
+                if "ends" in first:
+                    raise BackendUnavailable(first["ends"])
+                facts: dict[str, Any] = first["facts"]
                 return facts
 
     # ---- the seam
@@ -294,28 +312,28 @@ class RayComputer:
     def next(self, timeout_s: float) -> tuple[Row, Outcome] | None:
         self._look_around()
         try:
-            found = self._ended.get(timeout=timeout_s)
+            ended = self._ended.get(timeout=timeout_s)
         except queue.Empty:
             return None
-        if isinstance(found, EdgeInferError):
-            raise found
-        if "ends" in found:
-            raise EngineError(found["ends"])
-        row, submitted = self._under_way.pop(found["name"], (None, 0.0))
+        if isinstance(ended, EdgeInferError):
+            raise ended
+        if "ends" in ended:
+            raise EngineError(ended["ends"])
+        row, submitted = self._under_way.pop(ended["name"], (None, 0.0))
         if row is None:  # computed twice
             return None
-        if found["facts_key"] != self._facts_key:
+        if ended["facts_key"] != self._facts_key:
             raise EngineError("the workers do not have the same model, or versions: install the same on all machines")
-        if "bad" in found:
-            return row, UsageError(found["bad"])
-        if "fault" in found:
-            return row, EngineError(found["fault"])
-        stats = GenerationStats(**found["stats"])
+        if "bad" in ended:
+            return row, UsageError(ended["bad"])
+        if "fault" in ended:
+            return row, EngineError(ended["fault"])
+        stats = GenerationStats(**ended["stats"])
         # The worker's clock begins when the row has come to it; before, it was in Ray's queues.
         waited = max(0.0, time.monotonic() - submitted - stats.total_s)
         times = {name: getattr(stats, name) + waited for name in ("queue_s", "ttft_s", "total_s")}
         self.n_generated += stats.n_generated
-        return row, Computed(found["body"], dataclasses.replace(stats, **times))
+        return row, Computed(ended["body"], dataclasses.replace(stats, **times))
 
     def cancel(self) -> None:
         """Whatever is under way is lost with its source."""
@@ -375,6 +393,7 @@ def _connected(address: str) -> tuple[Any, bool]:
         raise BackendUnavailable(f"--engine ray needs Ray: pip install 'edgeinfer[ray]' ({error})") from error
     if ray.is_initialized():
         return ray, False
+    ours = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -382,4 +401,7 @@ def _connected(address: str) -> tuple[Any, bool]:
             "no Ray cluster is here: run 'ray start --head' on one machine, and on the others what it prints "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)  # Ray's would end the process where it stands
     return ray, True

@@ -102,14 +102,15 @@ def _cluster(ctx: click.Context, flags: Mapping[str, Any]) -> RayComputer:
     from edgeinfer.cli.progress import status
 
     n_places = flags["parallel"] or N_PLACES
-    arguments = {**_arguments(ctx, flags), "engine": "auto", "n_parallel": n_places}
-    arguments["model"] = flags["model"] or catalog.DEFAULT_MODEL
+    name = flags["model"] or catalog.DEFAULT_MODEL
+    given = {"model": name, "engine": "auto", "n_places": n_places, "fixed": flags["parallel"] is not None}
+    arguments = {**_arguments(ctx, flags), **given}
     n_gpus = int(flags["device"].partition(":")[0] in ("gpu", "cuda"))  # Ray hides them from whoever asks for none
 
     def work() -> RayComputer:
         return RayComputer(arguments, n_places=n_places, n_gpus=n_gpus)
 
-    with status(f"opening {arguments['model']} on the cluster"):
+    with status(f"opening {name} on the cluster"):
         found = loading.attended(work, "edgeinfer-cluster")
     loading.notice(f"{found.n_workers} workers")
     return found

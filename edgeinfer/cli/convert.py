@@ -41,7 +41,13 @@ _VARIANTS = ("cpu", "npu", "cuda")
 @json_flag
 @debug_flag
 def command(
-    model: str, folder: str, target: str, variant: tuple[str, ...], quant: str, force: bool, as_json: bool  # noqa: ARG001
+    model: str,
+    folder: str,
+    target: str,
+    variant: tuple[str, ...],
+    quant: str,
+    force: bool,
+    as_json: bool,  # noqa: ARG001
 ) -> None:
     """Convert MODEL into a new folder DIR.
 
@@ -57,9 +63,7 @@ def command(
     source = catalog.resolve(model)
     names: Any = _VARIANTS if "all" in variant else variant
     with download_progress(f"converting {printable(source.name)}") as progress:
-        made = export(
-            source.path, folder, variant=names, quant=quant, name=source.name, force=force, progress=progress
-        )
+        made = export(source.path, folder, variant=names, quant=quant, name=source.name, force=force, progress=progress)
     if as_json:
         click.echo(json.dumps(_summary(made) | {"seconds": round(time.monotonic() - started, 2)}))
         return
