@@ -6,6 +6,7 @@ are declared, in `edgeinfer.cli.options`; flag > variable > config file > defaul
     EDGEINFER_HOME      one folder for everything (models, sessions, config) instead of the platform's usual places
     EDGEINFER_MODELS    where models are kept
     EDGEINFER_OFFLINE   1: never touch the network (HF_HUB_OFFLINE=1 means the same)
+    EDGEINFER_API_KEY   what a server at --endpoint knows us by, and who asks ours with --api-key
     EDGEINFER_DEBUG     1: show the traceback of whatever fails
     EDGEINFER_FORCE_ISA kernels of this instruction set only; an error where the machine lacks it
     EDGEINFER_KERNELS   0: the engine's own kernels instead of ours; a path: the build of our library to load
@@ -24,6 +25,7 @@ import platformdirs
 
 __all__ = [
     "NO",
+    "api_key",
     "cache_dir",
     "config_file",
     "data_dir",
@@ -79,6 +81,11 @@ def models_dir() -> Path:
     """Where pulled models lie."""
     folder = variable("EDGEINFER_MODELS")
     return Path(folder).expanduser() if folder else cache_dir() / "models"
+
+
+def api_key() -> str | None:
+    """The key for a server that is asked. Never printed."""
+    return variable("EDGEINFER_API_KEY")
 
 
 def offline() -> bool:

@@ -19,7 +19,7 @@ from edgeinfer.errors import EdgeInferError, EngineError, UnsupportedModel, Usag
 from edgeinfer.kv.weights import weights_hash
 from edgeinfer.llm import LLM
 
-__all__ = ["Computer", "LocalComputer", "Outcome"]
+__all__ = ["Computer", "LocalComputer", "Outcome", "Remote"]
 
 Outcome = Computed | EdgeInferError
 """What came of a row. An error is the row's, and may be tried again; `UsageError` and `TemplateError` will not go away
@@ -53,6 +53,15 @@ class Computer(Protocol):
     def cancel(self) -> None:
         """Give up what is under way; nothing more will be asked for."""
         ...
+
+
+class Remote(Computer, Protocol):
+    """Computes rows elsewhere, where things happen that this process has no part in."""
+
+    said: Callable[[str], None]
+    """May be set: hears of them, in `next`."""
+
+    def close(self) -> None: ...
 
 
 @dataclass(slots=True)

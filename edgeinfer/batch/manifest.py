@@ -15,7 +15,7 @@ from edgeinfer.batch.journal import WriteError
 from edgeinfer.errors import FormatError, UsageError
 from edgeinfer.files import atomic_write
 
-__all__ = ["agree"]
+__all__ = ["agree", "differences"]
 
 _FORMAT, _VERSION = "edgeinfer-batch", 1
 _MAX_BYTES = 64 << 20
@@ -35,7 +35,7 @@ def agree(path: Path, facts: Mapping[str, Any]) -> bool:
         except OSError as error:
             raise WriteError(path, error) from error
         return False
-    changed = list(_differences("", before, json.loads(json.dumps(document))))
+    changed = list(differences("", before, json.loads(json.dumps(document))))
     if changed:
         raise UsageError(
             f"this is not the job that {path} tells of: {'; '.join(changed)}; "
@@ -59,11 +59,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     return document
 
 
-def _differences(where: str, before: Any, now: Any) -> Iterator[str]:
+def differences(where: str, before: Any, now: Any) -> Iterator[str]:
     """Lines such as ``parameters.temperature was 0 and is 0.7``."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in dict.fromkeys((*before, *now)):
-            yield from _differences(
+            yield from differences(
                 f"{where}.{name}" if where else name, before.get(name, _NOTHING), now.get(name, _NOTHING)
             )
     elif before != now:

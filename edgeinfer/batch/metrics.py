@@ -2,7 +2,7 @@
 
 {"kind": "run", "began": seconds since 1970, "n_places": 16, "n_rows": 1000, "job": {the manifest's facts}}
 {"kind": "row", "t": seconds since the run began, "index", "ttft_s", "latency_s", "queue_s", "n_prompt", "n_reused",
- "n_prefilled", "n_generated", "n_drafted", "n_accepted", "attempts"}          failed rows have "error" instead
+ "n_prefilled", "n_generated", "n_drafted", "n_accepted", "draft_gain", "attempts"}    failed rows: "error" instead
 {"kind": "second", "t", "n_done", "n_failed", "n_generated", "generated_tps", "rss_bytes", "energy_j"}
 {"kind": "end", "t", "complete": true, …: what `Report` says}
 """
@@ -20,9 +20,11 @@ from edgeinfer.batch.progress import Progress
 from edgeinfer.batch.rows import Row
 from edgeinfer.core import GenerationStats
 
-__all__ = ["Metrics"]
+__all__ = ["COUNTS", "TIMES", "Metrics"]
 
-_COUNTS = ("n_prompt", "n_reused", "n_prefilled", "n_generated", "n_drafted", "n_accepted")
+COUNTS = ("n_prompt", "n_reused", "n_prefilled", "n_generated", "n_drafted", "n_accepted")
+TIMES = ("ttft_s", "latency_s", "queue_s")
+"""What a row with a result says, besides `COUNTS`: seconds since it was handed in, and of these in the queue."""
 
 
 class Metrics:
@@ -39,8 +41,9 @@ class Metrics:
     def row(self, row: Row, stats: GenerationStats, attempts: int) -> None:
         times = {"ttft_s": stats.ttft_s, "latency_s": stats.total_s, "queue_s": stats.queue_s}
         rounded = {name: round(seconds, 6) for name, seconds in times.items()}
-        counts = {name: getattr(stats, name) for name in _COUNTS}
-        self._write("row", {"t": self._now(), "index": row.index, **rounded, **counts, "attempts": attempts})
+        counts = {name: getattr(stats, name) for name in COUNTS}
+        gain = {"draft_gain": round(stats.draft_gain, 4)} if stats.n_drafted else {}
+        self._write("row", {"t": self._now(), "index": row.index, **rounded, **counts, **gain, "attempts": attempts})
 
     def failed(self, index: int, code: str, attempts: int) -> None:
         self._write("row", {"t": self._now(), "index": index, "error": code, "attempts": attempts})

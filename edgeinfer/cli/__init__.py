@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("edgeinfer.cli.chat:command", "Chat with a model; with -p or a pipe, answer once."),
     "generate": ("edgeinfer.cli.generate:command", "Continue a text as it stands, without a chat template."),
     "batch": ("edgeinfer.cli.batch:command", "Answer the rows of a file; go on after anything."),
+    "report": ("edgeinfer.cli.report:command", "Say what batch jobs cost; compare two."),
     "serve": ("edgeinfer.cli.serve:command", "Serve models over HTTP, as OpenAI's and Anthropic's APIs."),
     "models": ("edgeinfer.cli.models:command", "List, pull, show, verify and remove models."),
     "cache": ("edgeinfer.cli.cache:command", "List, measure and clear the saved states of conversations."),

@@ -7,22 +7,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from edgeinfer.cli import options
+from edgeinfer.cli import batch_where, options
 from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeinfer.batch import Progress, Report
+    from edgeinfer.batch.compute import Remote
     from edgeinfer.llm import LLM
 
 __all__ = ["command"]
 
-_JOB = "Job"
+_JOB, _SERVER = "Job", "A server instead of a model"
 _FAILED_ROWS = 6
 
 
-@click.command("batch", cls=options.Command)
+class _Command(options.Command):
+    """``--engine`` has one more word here than elsewhere."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for param in self.params:
+            if isinstance(param, click.Option) and param.name == "engine" and isinstance(param.type, click.Choice):
+                param.type = click.Choice([*param.type.choices, "ray"])
+                param.help = f"{param.help} ray: a model on each machine of the Ray cluster that this one belongs to."
+
+
+@click.command("batch", cls=_Command)
 @options.flag(
     "-i",
     "--input",
@@ -82,6 +93,34 @@ _FAILED_ROWS = 6
 )
 @options.flag("--retry-failed", is_flag=True, section=_JOB, help="Try rows again that are among the errors.")
 @options.flag("--restart", is_flag=True, section=_JOB, help="Throw away what earlier runs wrote, and start anew.")
+@options.flag(
+    "--endpoint", metavar="URL", section=_SERVER, help="Ask this OpenAI-compatible server, such as http://host:8000/v1."
+)
+@options.flag(
+    "--concurrency",
+    type=click.IntRange(1, 1024),
+    default=16,
+    metavar="N",
+    show_default=True,
+    section=_SERVER,
+    help="Rows that the server is asked at once.",
+)
+@options.flag(
+    "--api-key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    section=_SERVER,
+    help="Its first line is the server's key.  [default: EDGEINFER_API_KEY]",
+)
+@options.flag(
+    "--timeout",
+    type=click.FloatRange(0, 86400, min_open=True),
+    default=600.0,
+    metavar="S",
+    show_default=True,
+    section=_SERVER,
+    help="Seconds that one answer may take.",
+)
 @options.model_flags
 @options.sampling_flags
 @options.json_flag
@@ -97,58 +136,32 @@ def command(ctx: click.Context, /, **flags: Any) -> int:
       edgeinfer batch -i in.jsonl -o out.jsonl -m qwen2.5-coder-1.5b --temp 0
       edgeinfer batch -i reviews.csv -o out.jsonl --prompt-template "Sentiment of: {text}" --json-schema s.json
       edgeinfer batch -i in.jsonl --dry-run
+      edgeinfer batch -i in.jsonl -o out.jsonl --endpoint http://127.0.0.1:8000/v1 --concurrency 32
+      edgeinfer batch -i in.jsonl -o out.jsonl -m qwen2.5-coder-1.5b --engine ray
     """
     if flags["output"] is None and not flags["dry_run"]:
         raise UsageError("give an output with -o FILE, or --dry-run for an estimate")
-    sampling = options.sampling_arguments(flags)
-    arguments = options.llm_arguments(flags)
-    if ctx.get_parameter_source("kv_cache") is ParameterSource.DEFAULT:
-        arguments["kv_cache"] = "off"  # states of thousands of rows would crowd out those of conversations
+    batch_where.check(ctx, flags)
+    sampling = batch_where.sampling(ctx, flags)
     if not flags["dry_run"]:
         from edgeinfer.batch.outputs import Outputs
 
         Outputs.of(flags["output"])
-    with _opened(flags, arguments) as llm:
+    with batch_where.opened(ctx, flags) as llm:
         return _estimate(flags, sampling, llm) if flags["dry_run"] else _run(flags, sampling, llm)
 
 
-def _opened(flags: Mapping[str, Any], arguments: dict[str, Any]) -> LLM:
-    """The model, with as many places as there is room for."""
-    from edgeinfer import catalog
-    from edgeinfer.batch.places import places
-    from edgeinfer.cli import loading
-    from edgeinfer.engines import EngineConfig
-    from edgeinfer.opening import found
-
-    name = flags["model"] or catalog.DEFAULT_MODEL
-    n_parallel = flags["parallel"]
-    if n_parallel is None:
-        loading.fetch(name)
-        config = EngineConfig(
-            n_ctx=flags["ctx_size"] or 0,
-            kv_type="q8_0" if flags["kv_type"] == "q8_0" else "f16",
-            kernels=not flags["no_kernels"],
-        )
-        n_parallel = places(found(name, flags["engine"]).path, config, flags["memory"], flags["engine"])
-    return loading.open_llm(flags["model"], {**arguments, "n_parallel": n_parallel}, spinner=True)
-
-
-def _settings(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags that results depend on, besides the sampling: part of what the job is."""
-    names = ("kv_type", "engine", "device", "on_overflow", "no_kernels")
-    template = flags["chat_template"]
-    text = options.read_text(template, "chat template", 1 << 20) if template else None
-    return {**{name: flags[name] for name in names}, "chat_template": text}
-
-
-def _run(flags: Mapping[str, Any], sampling: Mapping[str, Any], llm: LLM) -> int:
+def _run(flags: Mapping[str, Any], sampling: Mapping[str, Any], llm: LLM | Remote) -> int:
     import json
 
     from edgeinfer import batch
     from edgeinfer.cli.batch_view import watching
     from edgeinfer.cli.loading import notice
+    from edgeinfer.llm import LLM
 
     with watching() as view:
+        if not isinstance(llm, LLM):
+            llm.said = view.note
         try:
             report = batch.run(
                 flags["source"],
@@ -163,7 +176,7 @@ def _run(flags: Mapping[str, Any], sampling: Mapping[str, Any], llm: LLM) -> int
                 max_attempts=flags["max_attempts"],
                 retry_failed=flags["retry_failed"],
                 restart=flags["restart"],
-                settings=_settings(flags),
+                settings=batch_where.settings(flags),
                 watch=view.show,
                 said=view.note,
                 **sampling,
@@ -198,17 +211,18 @@ def _conclude(report: Report, notice: Any) -> None:
         notice(f"why rows failed is in {report.errors}; --retry-failed tries them again")
 
 
-def _estimate(flags: Mapping[str, Any], sampling: Mapping[str, Any], llm: LLM) -> int:
+def _estimate(flags: Mapping[str, Any], sampling: Mapping[str, Any], llm: LLM | Remote) -> int:
     import json
 
     from edgeinfer.batch.compute import LocalComputer
     from edgeinfer.batch.estimate import estimate
     from edgeinfer.cli.batch_view import print_estimate, watching
+    from edgeinfer.llm import LLM
 
     with watching() as view:
         found = estimate(
             flags["source"],
-            LocalComputer(llm),
+            LocalComputer(llm) if isinstance(llm, LLM) else llm,
             prompt_template=flags["prompt_template"],
             system=flags["system"],
             raw=flags["raw"],

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
-from edgeinfer.errors import BackendUnavailable
 from edgeinfer.evaluate.report import Row, cells, headings
 from edgeinfer.evaluate.tasks import SETS
 from edgeinfer.reports import chart
+from edgeinfer.reports import picture as pictures
 from edgeinfer.reports.chart import Dot, spread_out
 from edgeinfer.reports.page import page, paragraph, section, table
 
@@ -61,13 +60,7 @@ def evaluate_page(rows: Sequence[Row], about: str) -> str:
 
 def picture(rows: Sequence[Row]) -> bytes:
     """The two charts as a PNG. Raises `BackendUnavailable` without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendUnavailable(f"a PNG needs matplotlib: pip install 'edgeinfer[plot]' ({error})") from error
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = pictures.figure(11, 4.5)
     for number, (x_label, y_label, dots) in enumerate(_panels(rows), 1):
         axes = figure.add_subplot(1, 2, number)
         for dot in dots:
@@ -79,6 +72,4 @@ def picture(rows: Sequence[Row]) -> bytes:
         axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if spread_out([dot.y for dot in dots]) else "linear")
         axes.margins(0.15)
         axes.grid(alpha=0.3)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=150)
-    return stream.getvalue()
+    return pictures.png(figure)

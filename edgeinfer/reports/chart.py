@@ -1,4 +1,4 @@
-"""Charts as SVG, coloured by the page's style: a figure along positions, and points against two figures."""
+"""Charts as SVG, coloured by the page's style: a figure along positions, points against two figures, curves."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 from edgeinfer.reports.page import Markup, escaped
 
-__all__ = ["Dot", "along", "scatter", "spread_out"]
+__all__ = ["Curve", "Dot", "along", "curves", "scatter", "spread_out"]
 
 _WIDTH, _HEIGHT = 900, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 20, 45
 _MOST_DOTS = 2000
+_COLOURS = "abcde"
+_COLUMNS, _NAME = 5, 22  # names of curves in a row, and characters of each
 
 Scale = Callable[[float], float]
 
@@ -29,6 +31,15 @@ class Dot:
     y: float
     low: float | None = None
     high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Points of `curves` in order, as many ``xs`` as ``ys``; a y that is not finite is a gap."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
 
 
 def along(
@@ -76,6 +87,39 @@ def scatter(dots: Sequence[Dot], *, x_label: str, y_label: str) -> Markup:
     for dot in dots:
         parts += _named(dot, x(dot.x), y)
     return _figure(parts, f"{y_label} against {x_label}", x_label, y_label)
+
+
+def curves(found: Sequence[Curve], *, x_label: str, y_label: str) -> Markup:
+    """Curves from 0 up, or on a logarithmic scale where figures are of very different sizes, with their names above.
+    Colours come again after the fifth."""
+    ys = [y for curve in found for y in curve.ys if math.isfinite(y)]
+    xs = [x for curve in found for x in curve.xs]
+    x = _linear_scale(min(xs, default=0.0), max([*xs, min(xs, default=0.0) + 1e-9]), _LEFT, _WIDTH - _RIGHT)
+    y, parts = _rows(ys if spread_out(ys) else [0.0, *ys])
+    parts += [_column_mark(x(v), f"{v:g}") for v in _nice(min(xs, default=0.0), max(xs, default=1.0))]
+    for i, curve in enumerate(found):
+        colour, left = _COLOURS[i % len(_COLOURS)], _LEFT + 10 + 170 * (i % _COLUMNS)
+        for stretch in _stretches(curve):
+            points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in stretch)
+            parts.append(
+                f'<polyline class="line {colour}" points="{points}"><title>{escaped(curve.name)}</title></polyline>'
+            )
+        top = _TOP - 8 + 16 * (i // _COLUMNS)
+        parts.append(f'<line class="line {colour}" x1="{left}" x2="{left + 18}" y1="{top}" y2="{top}"/>')
+        name = curve.name if len(curve.name) <= _NAME else curve.name[: _NAME - 1] + "…"
+        parts.append(f'<text class="name" x="{left + 24}" y="{top + 4}">{escaped(name)}</text>')
+    return _figure(parts, f"{y_label} against {x_label}", x_label, y_label)
+
+
+def _stretches(curve: Curve) -> list[list[tuple[float, float]]]:
+    """The points between gaps; one alone is drawn as a short line."""
+    found: list[list[tuple[float, float]]] = [[]]
+    for a, b in zip(curve.xs, curve.ys, strict=True):
+        if math.isfinite(b):
+            found[-1].append((a, b))
+        elif found[-1]:
+            found.append([])
+    return [stretch * 2 if len(stretch) == 1 else stretch for stretch in found if stretch]
 
 
 def spread_out(values: Sequence[float]) -> bool:

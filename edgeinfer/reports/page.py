@@ -12,9 +12,10 @@ Markup = str
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2126; --soft: #5d6872; --line: #d9dee3; --ground: #ffffff; --panel: #f5f7f9;
-  --a: #0a66b5; --b: #b3460f; --bad: #b3261e; --good: #1a7340; }
+  --a: #0a66b5; --b: #b3460f; --bad: #b3261e; --good: #1a7340; --c: #1a7340; --d: #7a3fb0; --e: #7a6400; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ec; --soft: #9aa5b0; --line: #37414a; --ground: #14181c;
-  --panel: #1c2228; --a: #6cb4f5; --b: #f0a06a; --bad: #ff8a80; --good: #6fd08f; } }
+  --panel: #1c2228; --a: #6cb4f5; --b: #f0a06a; --bad: #ff8a80; --good: #6fd08f; --c: #6fd08f;
+  --d: #c79bf0; --e: #d8c25a; } }
 body { margin: 0 auto; max-width: 60rem; padding: 2rem 1rem 4rem; background: var(--ground); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem; }
@@ -29,6 +30,8 @@ svg text { fill: var(--soft); font: 12px system-ui, sans-serif; } svg .name { fi
 .grid { stroke: var(--line); stroke-width: 1; } .limit { stroke: var(--bad); stroke-width: 1.5; stroke-dasharray: 6 4; }
 .mean { stroke: var(--b); stroke-width: 1.5; } .dot { fill: var(--a); } .dot.first { fill: var(--soft); }
 .dot.over { fill: var(--bad); } .whisker { stroke: var(--a); stroke-width: 1.5; }
+.line { fill: none; stroke-width: 1.8; stroke-linejoin: round; } .a { stroke: var(--a); } .b { stroke: var(--b); }
+.c { stroke: var(--c); } .d { stroke: var(--d); } .e { stroke: var(--e); }
 """
 
 

@@ -1,0 +1,407 @@
+"""Rows over a Ray cluster through Ray Data: one model a machine, the same results as on one machine.
+
+Ray Data moves rows to workers and results back, keeps the workers' queues filled, starts a worker again that has died
+and repeats what it had in hand. It reads from files, though, and writes when blocks are full; our job hands rows in one
+after the other and wants each result as it comes. So the dataset's source is a read task that never ends: it takes rows
+from `Feeder`, an actor that the job fills. Blocks hold one row each (``target_max_block_size``), for Ray Data would
+otherwise gather results into blocks of 128 MB, and a job that is killed would lose them all.
+
+Rows and results travel as JSON. A machine that is lost for good takes the rows with it that Ray waits to repeat there:
+these are handed in again, and a second result of a row is dropped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import json
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from edgeinfer.batch.compute import LocalComputer, Outcome
+from edgeinfer.batch.places import places
+from edgeinfer.batch.rows import Computed, Row
+from edgeinfer.core import GenerationStats, Grammar
+from edgeinfer.engines import EngineConfig
+from edgeinfer.errors import BackendUnavailable, EdgeInferError, EngineError, TemplateError, UsageError
+from edgeinfer.llm import LLM
+from edgeinfer.opening import found
+
+__all__ = ["Feeder", "RayComputer", "Worker", "decoded", "encoded", "open_model"]
+
+N_PLACES = 16
+"""Rows that a worker is handed at once; its model computes as many of them as its machine has memory for."""
+_MOST_BEGINNINGS = 4
+_LOOK_S = 2.0
+_END_S = 10.0
+_OPEN_S = 0.25
+
+
+# ---- rows and results as text
+
+
+def encoded(row: Row) -> str:
+    """A row as JSON, without what only its result line needs."""
+    return json.dumps(dataclasses.asdict(dataclasses.replace(row, metadata=None)))
+
+
+def decoded(text: str) -> Row:
+    row = json.loads(text)
+    options = row["options"]
+    if options.get("grammar") is not None:
+        options["grammar"] = Grammar(**options["grammar"])
+    if "logit_bias" in options:
+        options["logit_bias"] = {int(token_id): bias for token_id, bias in options["logit_bias"].items()}
+    return Row(**row)
+
+
+# ---- in the cluster
+
+
+def open_model(model: str, n_places: int, *, fixed: bool = False, **arguments: Any) -> LLM:
+    """A worker's model, which computes ``n_places`` rows at once, or as many as its machine has memory for unless that
+    is ``fixed``. ``arguments``: of `LLM`. A model that is not there is fetched."""
+    if not fixed:
+        config = EngineConfig(
+            n_ctx=arguments.get("n_ctx") or 0,
+            kv_type="q8_0" if arguments.get("kv_type") == "q8_0" else "f16",
+            kernels=arguments.get("kernels", True),
+        )
+        n_places = min(n_places, places(found(model, "auto").path, config, arguments.get("memory"), "auto"))
+    return LLM(model, n_parallel=n_places, **arguments)
+
+
+class Feeder:
+    """Where the read task takes rows from, and where workers say what they begin: an actor beside the job.
+    Asynchronous, so that waiting for rows keeps nobody from bringing some."""
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self._rows: asyncio.Queue[str | None] = asyncio.Queue()
+        self._begun: dict[str, tuple[int, str]] = {}
+
+    async def put(self, row: str | None) -> None:
+        """None: nothing comes any more."""
+        self._rows.put_nowait(row)
+
+    async def take(self) -> str | None:
+        return await self._rows.get()
+
+    async def begins(self, name: str, node: str) -> int:
+        """A worker on this machine begins the row; returns how often that has happened."""
+        n = self._begun.get(name, (0, ""))[0] + 1
+        self._begun[name] = (n, node)
+        return n
+
+    async def ends(self, name: str) -> None:
+        self._begun.pop(name, None)
+
+    async def begun(self) -> dict[str, str]:
+        """Rows under way, and on which machines."""
+        return {name: node for name, (_, node) in self._begun.items()}
+
+
+class Worker:
+    """A model on some machine, opened once; called from as many threads as it has rows at once. ``opener``:
+    ``module:function`` that opens it, called with ``arguments``. What keeps it from opening is told to whoever asks it
+    for rows: Ray would only say that a worker has died, and start it again."""
+
+    def __init__(self, opener: str, arguments: Mapping[str, Any], feeder: Any) -> None:
+        import ray
+
+        self._feeder = feeder
+        self._node = ray.get_runtime_context().get_node_id()
+        self._error: str | None = None
+        try:
+            module, _, name = opener.partition(":")
+            self._llm = getattr(importlib.import_module(module), name)(**arguments)
+            self._facts = LocalComputer(self._llm).facts()
+        except EdgeInferError as error:
+            self._error = str(error)
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
+        return {"result": [json.dumps(self._result(str(text))) for text in batch["row"]]}
+
+    def _result(self, text: str) -> dict[str, Any]:
+        if self._error is not None:
+            return {"ends": f"a worker cannot open the model: {self._error}"}
+        if text == "":
+            return {"facts": self._facts}
+        row = decoded(text)
+        key = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()
+        return {"name": row.name, "facts_key": key, **self._counted(row)}
+
+    def _counted(self, row: Row) -> dict[str, Any]:
+        """The row's result, unless it seems to be what the worker dies of."""
+        import ray
+
+        n_begun = ray.get(self._feeder.begins.remote(row.name, self._node))
+        try:
+            if n_begun > _MOST_BEGINNINGS:
+                return {"fault": f"its worker has died {n_begun - 1} times while it was computed"}
+            return self._computed(row)
+        finally:
+            self._feeder.ends.remote(row.name)
+
+    def _computed(self, row: Row) -> dict[str, Any]:
+        computer = LocalComputer(self._llm)
+        try:
+            computer.submit(row)
+            while (ended := computer.next(60.0)) is None:
+                pass
+            outcome: Outcome = ended[1]
+        except EdgeInferError as error:
+            if not isinstance(error, (UsageError, TemplateError)):
+                return {"ends": str(error)}
+            outcome = error
+        except Exception as bug:  # which one row brings out
+            outcome = EngineError(f"{type(bug).__name__}: {bug}")
+        finally:
+            computer.cancel()
+        if isinstance(outcome, Computed):
+            return {"body": outcome.body, "stats": dataclasses.asdict(outcome.stats)}
+        return {"bad" if isinstance(outcome, (UsageError, TemplateError)) else "fault": str(outcome)}
+
+
+def _blocks(feeder: Any) -> Iterator[Any]:
+    """What the read task does."""
+    import pyarrow as pa
+    import ray
+
+    while (text := ray.get(feeder.take.remote())) is not None:
+        yield pa.table({"row": [text]})
+
+
+# ---- in the job
+
+
+class RayComputer:
+    """The rows of a job on the cluster at ``address`` (``auto``: the one that this machine belongs to). ``arguments``:
+    of ``opener``, by default those of `open_model`. ``n_workers``: models; None: one for each machine there is now.
+    ``n_places``: rows that each is handed at once. Close it, or use it as a context.
+
+    Raises `BackendUnavailable` without Ray or a cluster, and what keeps the model from opening."""
+
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        *,
+        opener: str = "edgeinfer.batch.ray:open_model",
+        address: str = "auto",
+        n_workers: int | None = None,
+        n_places: int = N_PLACES,
+        n_gpus: int = 0,
+    ) -> None:
+        self._ray, self._started = _connected(address)
+        self.said: Callable[[str], None] = lambda _line: None
+        self.n_generated = 0
+        self._ended: queue.SimpleQueue[dict[str, Any] | EdgeInferError] = queue.SimpleQueue()
+        self._under_way: dict[str, tuple[Row, float]] = {}
+        self._nodes = self._alive()
+        self._lost: set[str] = set()
+        self._looked_at = time.monotonic()
+        self._closed = False
+        self.n_workers = n_workers or max(1, len(self._nodes))
+        self.n_places = n_places * self.n_workers
+        own = self._ray.get_runtime_context().get_node_id()
+        beside = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(own, soft=False)
+        self._feeder = self._ray.remote(Feeder).options(num_cpus=0, scheduling_strategy=beside).remote()
+        dataset = self._dataset(opener, dict(arguments), n_places, n_gpus, beside)
+        self._thread = threading.Thread(target=self._listen, args=(dataset,), name="edgeinfer-ray", daemon=True)
+        self._thread.start()
+        try:
+            self._facts = self._first_facts()
+        except BaseException:
+            self.close()
+            raise
+        self._facts_key = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()
+        self.model = str(self._facts["model"]["name"])
+
+    def _dataset(self, opener: str, arguments: dict[str, Any], n_places: int, n_gpus: int, beside: Any) -> Any:
+        from ray.data import ActorPoolStrategy, DataContext, Datasource, read_datasource
+        from ray.data.block import BlockMetadata
+        from ray.data.datasource import ReadTask
+
+        context = DataContext.get_current()
+        context.target_max_block_size = 1
+        context.enable_progress_bars = False
+        context.enable_operator_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what matters of it, we say
+        feeder = self._feeder
+
+        class Rows(Datasource):  # type: ignore[misc]
+            def estimate_inmemory_data_size(self) -> int | None:
+                return None
+
+            def get_read_tasks(self, *_: Any, **__: Any) -> list[Any]:
+                return [
+                    ReadTask(
+                        lambda: _blocks(feeder),
+                        BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None),
+                    )
+                ]
+
+        rows = read_datasource(
+            Rows(), override_num_blocks=1, ray_remote_args={"num_cpus": 0, "scheduling_strategy": beside}
+        )
+        pool = ActorPoolStrategy(
+            size=self.n_workers,
+            max_concurrent_calls_per_actor=n_places,
+            max_tasks_in_flight_per_actor=2 * n_places,
+            enable_true_multi_threading=True,
+        )
+        # As many processors as the smallest machine has: then no machine has room for two models.
+        n_cpus = max(1, int(min((node["Resources"].get("CPU", 1) for node in self._nodes.values()), default=1)))
+        return rows.map_batches(
+            Worker,
+            fn_constructor_args=(opener, arguments, feeder),
+            batch_size=None,
+            compute=pool,
+            num_cpus=n_cpus,
+            num_gpus=n_gpus or None,
+            scheduling_strategy="SPREAD",
+        )
+
+    def _alive(self) -> dict[str, Any]:
+        return {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
+
+    def _listen(self, dataset: Any) -> None:
+        """Results as they come, from a thread of their own: Ray Data's iterators wait without an end."""
+        try:
+            # Without looking ahead: a result that waits for the next one is not on disk.
+            for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+                for text in batch["result"]:
+                    self._ended.put(json.loads(str(text)))
+        except Exception as error:
+            lines = str(error).strip().splitlines()
+            self._ended.put(EngineError(f"Ray: {type(error).__name__}: {lines[-1] if lines else error}"[:500]))
+        else:
+            self._ended.put(EngineError("Ray has ended the job"))
+
+    def _first_facts(self) -> dict[str, Any]:
+        self._feeder.put.remote("")
+        while True:
+            with contextlib.suppress(queue.Empty):
+                first = self._ended.get(timeout=_OPEN_S)  # in short waits: Ctrl-C is heard between them
+                if isinstance(first, EdgeInferError):
+                    raise first
+                if "ends" in first:
+                    raise BackendUnavailable(first["ends"])
+                facts: dict[str, Any] = first["facts"]
+                return facts
+
+    # ---- the seam
+
+    def facts(self) -> dict[str, Any]:
+        """Those of the model on the workers: a job begun on one machine goes on here, and the other way round."""
+        return self._facts
+
+    def submit(self, row: Row) -> None:
+        self._under_way[row.name] = (row, time.monotonic())
+        self._feeder.put.remote(encoded(row))
+
+    def next(self, timeout_s: float) -> tuple[Row, Outcome] | None:
+        self._look_around()
+        try:
+            ended = self._ended.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if isinstance(ended, EdgeInferError):
+            raise ended
+        if "ends" in ended:
+            raise EngineError(ended["ends"])
+        row, submitted = self._under_way.pop(ended["name"], (None, 0.0))
+        if row is None:  # computed twice
+            return None
+        if ended["facts_key"] != self._facts_key:
+            raise EngineError("the workers do not have the same model, or versions: install the same on all machines")
+        if "bad" in ended:
+            return row, UsageError(ended["bad"])
+        if "fault" in ended:
+            return row, EngineError(ended["fault"])
+        stats = GenerationStats(**ended["stats"])
+        # The worker's clock begins when the row has come to it; before, it was in Ray's queues.
+        waited = max(0.0, time.monotonic() - submitted - stats.total_s)
+        times = {name: getattr(stats, name) + waited for name in ("queue_s", "ttft_s", "total_s")}
+        self.n_generated += stats.n_generated
+        return row, Computed(ended["body"], dataclasses.replace(stats, **times))
+
+    def cancel(self) -> None:
+        """Whatever is under way is lost with its source."""
+        if not self._closed:
+            self._closed = True
+            with contextlib.suppress(Exception):
+                self._ray.kill(self._feeder)
+
+    def close(self) -> None:
+        """End the workers, and the connection where it was made here. Closing twice is harmless."""
+        # Ray waits for what a lost machine had in hand; of that nobody wants to know any more.
+        if not self._closed and not self._lost and not self._under_way:
+            with contextlib.suppress(Exception):
+                self._ray.get(self._feeder.put.remote(None), timeout=_END_S)
+                self._thread.join(_END_S)
+        self.cancel()
+        self._thread.join(_END_S)
+        if self._started:
+            self._started = False
+            self._ray.shutdown()
+
+    def __enter__(self) -> RayComputer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _look_around(self) -> None:
+        """Hand in again what a lost machine had: all that no living one has begun."""
+        now = time.monotonic()
+        if now < self._looked_at + _LOOK_S:
+            return
+        self._looked_at = now
+        alive = self._alive()
+        lost = self._nodes.keys() - alive.keys() - self._lost
+        self._nodes |= alive
+        if not lost:
+            return
+        self._lost |= lost
+        begun = self._ray.get(self._feeder.begun.remote())
+        again = [row for name, (row, _) in self._under_way.items() if begun.get(name) not in alive]
+        self.said(f"{len(lost)} of the cluster's machines are lost; {len(again)} rows are computed again")
+        for row in again:
+            self._feeder.put.remote(encoded(row))
+
+
+def _connected(address: str) -> tuple[Any, bool]:
+    """(Ray, whether we have connected it). Raises `BackendUnavailable`."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+        import ray.util.scheduling_strategies
+    except ImportError as error:
+        raise BackendUnavailable(f"--engine ray needs Ray: pip install 'edgeinfer[ray]' ({error})") from error
+    if ray.is_initialized():
+        return ray, False
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise BackendUnavailable(
+            "no Ray cluster is here: run 'ray start --head' on one machine, and on the others what it prints "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)  # Ray's would end the process where it stands
+    return ray, True
