@@ -42,9 +42,7 @@ def byte_level_json() -> dict[str, Any]:
     split = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
         "version": "1.0",
-        "added_tokens": [
-            {**entry, "single_word": False, "lstrip": False, "rstrip": False} for entry in special
-        ],
+        "added_tokens": [{**entry, "single_word": False, "lstrip": False, "rstrip": False} for entry in special],
         "normalizer": None,
         "pre_tokenizer": split,
         "post_processor": split,
@@ -57,7 +55,9 @@ def wordpiece_json() -> dict[str, Any]:
     """A tokenizer.json of letters, as BERT has it."""
     texts = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
-    vocab = {text: i for i, text in enumerate([*texts, *letters, *("##" + letter for letter in letters if letter.isalnum())])}
+    vocab = {
+        text: i for i, text in enumerate([*texts, *letters, *("##" + letter for letter in letters if letter.isalnum())])
+    }
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
         "version": "1.0",
@@ -139,13 +139,33 @@ def their_logits(model: Any, ids: npt.NDArray[np.int32]) -> Floats:
     return logits
 
 
-def our_logits(path: Path, ids: npt.NDArray[np.int32], *, kernels: bool = True, n_ctx: int = 0) -> Floats:
+def our_logits(path: Path, ids: npt.NDArray[np.int32], *, kernels: bool = True) -> Floats:
+    """By the engine as users have it, whose attention keeps keys and values in 16 bits."""
     from edgeinfer.engines.base import EngineConfig, Slice
     from edgeinfer.engines.llamacpp import LlamaCppEngine
 
-    config = EngineConfig(n_ctx=n_ctx or len(ids), n_threads=2, n_threads_batch=2, kernels=kernels)
+    config = EngineConfig(n_ctx=len(ids), n_threads=2, n_threads_batch=2, kernels=kernels)
     engine = LlamaCppEngine(path, config)
     try:
         return engine.forward([Slice(0, ids, 0, len(ids))]).copy()
     finally:
         engine.close()
+
+
+def exact_logits(path: Path, ids: npt.NDArray[np.int32], monkeypatch: pytest.MonkeyPatch) -> Floats:
+    """The same with all of attention in single precision: what is off is then the file."""
+    import llama_cpp
+
+    from edgeinfer.engines import llamacpp
+
+    params = llamacpp.LlamaCppEngine._context_params
+
+    def exact(self: Any, config: Any) -> Any:
+        made = params(self, config)
+        made.type_k = made.type_v = llama_cpp.GGML_TYPE_F32
+        made.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llamacpp.LlamaCppEngine, "_context_params", exact)
+        return our_logits(path, ids, kernels=False)

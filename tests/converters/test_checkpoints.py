@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_checkpoints import N_VOCAB, checkpoint, our_logits, their_logits, token_ids
+from tiny_checkpoints import (
+    N_VOCAB,
+    checkpoint,
+    exact_logits,
+    our_logits,
+    their_logits,
+    token_ids,
+    torch_and_transformers,
+)
 
 from edgeinfer.converters.to_gguf import Options, convert
 
@@ -38,6 +46,8 @@ LONG = {
     "short_factor": [1.0 + 0.05 * i for i in range(8)],
     "long_factor": [1.5 + i for i in range(8)],
 }
+PARTIAL = {"num_attention_heads": 3, "num_key_value_heads": 1, "partial_rotary_factor": 0.75}
+ODD = {"hidden_size": 100, "intermediate_size": 77, "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 20}
 GEMMA = {**BASE, "head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 16}
 EXPERTS = {**BASE, "head_dim": 16, "num_experts_per_tok": 2}
 
@@ -50,7 +60,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-biases": ("Llama", {**BASE, "attention_bias": True, "mlp_bias": True}),
     "llama-odd": (
         "Llama",
-        {**BASE, "hidden_size": 100, "intermediate_size": 77, "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 20},
+        {
+            **BASE,
+            "hidden_size": 100,
+            "intermediate_size": 77,
+            "num_attention_heads": 5,
+            "num_key_value_heads": 1,
+            "head_dim": 20,
+        },
     ),
     "mistral": ("Mistral", {**BASE, "head_dim": 24}),
     "mixtral": ("Mixtral", {**BASE, "num_local_experts": 4}),
@@ -61,9 +78,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2", {**GEMMA, "final_logit_softcapping": 20.0}),
     "gemma2-uncapped": ("Gemma2", {**GEMMA, "final_logit_softcapping": None, "attn_logit_softcapping": None}),
     "gemma3": ("Gemma3", {**GEMMA, "num_hidden_layers": 7}),
-    "gemma3-pattern": ("Gemma3", {**GEMMA, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}),
+    "gemma3-pattern": (
+        "Gemma3",
+        {**GEMMA, "layer_types": [*["sliding_attention"] * 2, "full_attention"]},
+    ),
     "phi3": ("Phi3", BASE),
-    "phi3-partial": ("Phi3", {**BASE, "num_attention_heads": 3, "num_key_value_heads": 1, "partial_rotary_factor": 0.75}),
+    "phi3-partial": (
+        "Phi3",
+        {**BASE, **PARTIAL},
+    ),
     # llama.cpp takes the long factors for a context beyond the original one, transformers for a text beyond it.
     "phi3-short": (
         "Phi3",
@@ -85,14 +108,42 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_logits_are_those_of_transformers(case: str, tmp_path: Path) -> None:
+def test_logits_are_those_of_transformers(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, config = CASES[case]
     folder, model = checkpoint(tmp_path / "model", name, config)
     made = convert(folder, tmp_path / "model.gguf", Options("F32"))
     assert made.relative_error == 0
     ids = token_ids()
     theirs = their_logits(model, ids)
-    ours = our_logits(made.written.path, ids)
-    assert ours.shape == theirs.shape
     assert float(theirs.std()) > 0.1
-    assert float(np.abs(ours - theirs).max()) < 1e-3 * max(1.0, float(np.abs(theirs).max()))
+    # llama.cpp looks GELU up in a table of halves.
+    bound = 5e-3 if case.startswith("gemma") else 1e-4
+    assert float(np.abs(exact_logits(made.written.path, ids, monkeypatch) - theirs).max()) < bound
+    for kernels in (True, False):
+        ours = our_logits(made.written.path, ids, kernels=kernels)
+        assert float(np.abs(ours - theirs).max()) < 2e-3 * float(np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("quant", ["F16", "BF16", "Q8_0"])
+def test_fewer_bits_are_near(quant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, model = checkpoint(tmp_path / "model", "Llama", {**BASE, "tie_word_embeddings": True})
+    made = convert(folder, tmp_path / "model.gguf", Options(quant))
+    assert made.relative_error is not None
+    assert 1e-5 < made.relative_error < 8e-3
+    ids = token_ids()
+    theirs = their_logits(model, ids)
+    off = np.abs(exact_logits(made.written.path, ids, monkeypatch) - theirs).max() / np.abs(theirs).max()
+    assert off < {"F16": 2e-3, "BF16": 2e-2, "Q8_0": 8e-2}[quant]
+
+
+def test_parts_of_a_checkpoint_and_stored_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several files with an index, and weights in bfloat16, which F32 holds exactly."""
+    torch, transformers = torch_and_transformers()
+    folder, model = checkpoint(tmp_path / "model", "Qwen2", BASE)
+    (folder / "model.safetensors").unlink()
+    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="100KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    made = convert(folder, tmp_path / "model.gguf", Options("F32"))
+    ids = token_ids()
+    theirs = their_logits(transformers.Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32), ids)
+    assert float(np.abs(exact_logits(made.written.path, ids, monkeypatch) - theirs).max()) < 1e-4
