@@ -43,7 +43,8 @@ class Embedding:
         rows = np.stack([self._one(each) for each in states]) if states else np.empty((0, 0), np.float32)
         if normalize and rows.size:
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        return rows.astype(np.float32)
+        found: Floats = rows.astype(np.float32)
+        return found
 
     def _one(self, states: Floats) -> Floats:
         if self.pooling == "mean":

@@ -113,16 +113,17 @@ def checkpoint(
     *,
     tokenizer: Callable[[], dict[str, Any]] = byte_level_json,
     seed: int = 0,
-    **saving: Any,
+    **making: Any,
 ) -> tuple[Path, Any]:
     """A folder with a checkpoint of the class ``name`` (``Llama`` -> LlamaForCausalLM), and the model itself."""
     torch, transformers = torch_and_transformers()
     prefix = "Gemma3Text" if name == "Gemma3" else name
     made = getattr(transformers, prefix + "Config")(**config)
-    kind = getattr(transformers, name + "ForCausalLM", None) or getattr(transformers, name + "Model")
-    model = kind(made).eval()
+    decodes = not name.endswith(("Bert", "berta"))
+    kind = getattr(transformers, name + ("ForCausalLM" if decodes else "Model"))
+    model = kind(made, **making).eval()
     lively(model, torch, seed)
-    model.save_pretrained(folder, **saving)
+    model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer()), encoding="utf-8")
     return folder, model
 
@@ -147,7 +148,8 @@ def our_logits(path: Path, ids: npt.NDArray[np.int32], *, kernels: bool = True) 
     config = EngineConfig(n_ctx=len(ids), n_threads=2, n_threads_batch=2, kernels=kernels)
     engine = LlamaCppEngine(path, config)
     try:
-        return engine.forward([Slice(0, ids, 0, len(ids))]).copy()
+        logits: Floats = engine.forward([Slice(0, ids, 0, len(ids))]).copy()
+        return logits
     finally:
         engine.close()
 

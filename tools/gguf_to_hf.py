@@ -34,7 +34,8 @@ CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "gemma3": "Gemma3ForCausalLM",
 }
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+ENDS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + ENDS
 QWEN2 = LLAMA3.replace("{1,3}", "")
 CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
 
@@ -84,10 +85,8 @@ def tokenizer_of(meta: Metadata) -> tuple[dict[str, Any], dict[str, Any]]:
         if kind in (CONTROL, USER_DEFINED)
     ]
     words = {text: i for i, text in enumerate(texts) if kinds[i] != UNUSED}
-    if meta.text("tokenizer.ggml.model") == "gpt2":
-        document = _bytes(meta, words)
-    else:
-        document = _spaced(meta, words, kinds)
+    over_bytes = meta.text("tokenizer.ggml.model") == "gpt2"
+    document = _bytes(meta, words) if over_bytes else _spaced(meta, words, kinds)
     config: dict[str, Any] = {"chat_template": meta.get("tokenizer.chat_template")}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         stored = f"tokenizer.ggml.{key}_token_id"

@@ -1,4 +1,4 @@
-"""How a sentence's embedding is made of its tokens': what the files of sentence-transformers beside a checkpoint say."""
+"""How a sentence's embedding is made of its tokens': what sentence-transformers' files beside a checkpoint say."""
 
 from __future__ import annotations
 

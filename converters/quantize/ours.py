@@ -30,8 +30,8 @@ _NOT_COPIED = ("split.", "general.alignment")
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """A finished build. ``types``: tensors of each type. ``relative_error``: root mean square of what quantizing changed
-    over that of the weights, None where it was not measured."""
+    """A finished build. ``types``: tensors of each type. ``relative_error``: root mean square of what quantizing
+    changed over that of the weights, None where it was not measured."""
 
     written: Written
     quant: str

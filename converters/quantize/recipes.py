@@ -24,7 +24,10 @@ FILE_TYPES: Mapping[str, int] = {
 }  # fmt: skip
 """What files can be made, with the number that llama.cpp has for each (llama_ftype)."""
 
-OUR_TYPES = tuple("F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K IQ4_NL".split())
+OUR_TYPES = (
+    "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K",
+    "IQ4_NL",
+)  # fmt: skip
 """Those that our quantizers make."""
 
 _ALIASES = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "Q3_K": "Q3_K_M", "FP16": "F16", "FP32": "F32", "INT8": "Q8_0"}

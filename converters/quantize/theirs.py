@@ -64,9 +64,8 @@ def quantize_theirs(
         if importance:
             order["importance"] = str(Path(folder) / "importance.gguf")
             write_importance(Path(order["importance"]), importance)  # type: ignore[arg-type]
-        _run(order, quant, progress)
-        result = _named(made, target, quant)
-    return result
+        _run(order, quant, file.file_bytes, progress)
+        return _named(made, target, quant)
 
 
 def _expression(override: Override) -> str:
@@ -76,7 +75,7 @@ def _expression(override: Override) -> str:
     return "^" + re.escape(override.pattern).replace(r"\*", ".*").replace(r"\?", ".") + "$"
 
 
-def _run(order: dict[str, object], quant: str, progress: Progress) -> None:
+def _run(order: dict[str, object], quant: str, n_bytes: int, progress: Progress) -> None:
     command = [sys.executable, "-m", "edgeinfer.converters.quantize.child"]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     said: list[bytes] = []
@@ -88,7 +87,7 @@ def _run(order: dict[str, object], quant: str, progress: Progress) -> None:
         for line in child.stderr:
             step = _STEP.search(line)
             if step:
-                progress.update(int(step[1]), int(step[2]))
+                progress.update(n_bytes * int(step[1]) // max(1, int(step[2])), n_bytes)
             elif line.strip():
                 said = [*said[-20:], line]
         child.wait()

@@ -13,10 +13,11 @@ import os
 import re
 import threading
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +32,20 @@ __all__ = ["TokenIds", "Tokenizer", "Vocabulary"]
 # llama_token_attr in llama.h
 _UNKNOWN, _NORMAL, _CONTROL, _USER_DEFINED, _BYTE = 1 << 0, 1 << 2, 1 << 3, 1 << 4, 1 << 5
 _LSTRIP, _RSTRIP = 1 << 7, 1 << 8
-_FORMS: tuple[Literal["NFC", "NFD", "NFKC", "NFKD"], ...] = ("NFC", "NFD", "NFKC", "NFKD")
 _PIECE = 512  # characters that llama.cpp gets at once, where the text can be cut
 _LONG = 1 << 15  # characters from which on it pays to look at the whole vocabulary for places to cut
 _MAX_TEXT_BYTES = 1 << 30  # llama.cpp counts in int32
+
+
+_SPACES = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
+_NORMALIZERS: Mapping[str, Callable[[str], str]] = {
+    "NFC": partial(unicodedata.normalize, "NFC"),
+    "NFD": partial(unicodedata.normalize, "NFD"),
+    "NFKC": partial(unicodedata.normalize, "NFKC"),
+    "NFKD": partial(unicodedata.normalize, "NFKD"),
+    "spaces": lambda text: _SPACES.sub(" ", text).strip(" "),
+}
+"""What our converters find that a model's text goes through first, and llama.cpp does not do."""
 
 
 class Vocabulary(Protocol):
@@ -110,7 +121,7 @@ class Tokenizer:
             del texts["</s>"]
         self.control_tokens = ControlTokens(texts, before, after)
         self.suffix_ids: tuple[int, ...] = self._suffix(vocab)
-        self._normalizer = next((form for form in _FORMS if form == self._meta("edgeinfer.tokenizer.normalizer")), None)
+        self._normalized = _NORMALIZERS.get(self._meta("edgeinfer.tokenizer.normalizer"), str)
         self._space_prefix = self._meta("edgeinfer.tokenizer.space_prefix") == "true"
         self._cut_points = cut_points(self._user_defined())
         self._foreign: re.Pattern[str] | None = None
@@ -213,8 +224,7 @@ class Tokenizer:
         if self._is_wordpiece:
             _utf8(text)
             return np.array(self._word_pieces().encode(text), np.int32)
-        if self._normalizer:
-            text = unicodedata.normalize(self._normalizer, text)
+        text = self._normalized(text)
         if self._space_prefix and text:
             text = " " + text
         parts: list[TokenIds] = []

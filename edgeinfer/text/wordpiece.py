@@ -1,8 +1,8 @@
 """WordPiece as BERT's own tokenizer does it: text is cleaned and cut at spaces, punctuation and Chinese characters, and
 each word spelt with the longest pieces there are.
 
-llama.cpp has it too, and departs from it in scripts with vowel signs and in Korean; so vocabularies of this kind are not
-given to it. Knows no model.
+llama.cpp has it too, and departs from it in scripts with vowel signs and in Korean; so vocabularies of this kind are
+not given to it. Knows no model.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
 
 class WordPiece:
-    """``pieces``: ids by text, U+2581 before those that begin a word. ``lowercase`` and ``strip_accents`` as the model was
-    trained."""
+    """``pieces``: ids by text, U+2581 before those that begin a word. ``lowercase`` and ``strip_accents`` as the model
+    was trained."""
 
     def __init__(self, pieces: Mapping[str, int], unknown: int, *, lowercase: bool, strip_accents: bool) -> None:
         self._pieces, self._unknown = pieces, unknown

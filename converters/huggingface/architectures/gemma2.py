@@ -1,5 +1,5 @@
-"""gemma2: the plain decoder with norms after attention and feed-forward too, all of which add 1 to their weights; capped
-logits; every second layer looks back over a window only."""
+"""gemma2: the plain decoder with norms after attention and feed-forward too, all of which add 1 to their weights;
+capped logits; every second layer looks back over a window only."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""gemma3: Gemma 3, its text part. As gemma2 without caps, with a norm of each head of Q and K and a rope of their own in
-the layers that look back over a window."""
+"""gemma3: Gemma 3, its text part. As gemma2 without caps, with a norm of each head of Q and K and a rope of their own
+in the layers that look back over a window."""
 
 from __future__ import annotations
 

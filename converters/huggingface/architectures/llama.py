@@ -40,7 +40,7 @@ def llama(checkpoint: Checkpoint) -> Decoder:
         return {target.name: target for target in found}
 
     made.each_layer(changed)
-    factors = llama3_factors(config, scaling_of(config), sizes.head_dim)
+    factors = llama3_factors(scaling_of(config), sizes.head_dim)
     if factors:
         made.targets[factors.name] = factors
     note_window(made)

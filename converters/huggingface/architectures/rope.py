@@ -1,5 +1,5 @@
-"""Rotary position embeddings as ``config.json`` has them, in the old form (``rope_theta``, ``rope_scaling``) and the new
-(``rope_parameters``), and as GGUF has them."""
+"""Rotary position embeddings as ``config.json`` has them, in the old form (``rope_theta``, ``rope_scaling``) and the
+new (``rope_parameters``), and as GGUF has them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _attention_factor(fields: Fields, factor: float) -> float:
     return magnitude(above) / magnitude(below) if above and below else magnitude(1.0)
 
 
-def llama3_factors(config: Fields, scaling: Scaling, head_dim: int) -> Target | None:
+def llama3_factors(scaling: Scaling, head_dim: int) -> Target | None:
     """What llama.cpp divides each pair's frequency by, for Llama 3's kind of stretching: slow pairs by ``factor``, fast
     ones not at all, those between by something between. None for any other kind."""
     if scaling.kind != "llama3":

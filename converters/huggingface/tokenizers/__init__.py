@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeinfer.converters.huggingface.tokenizers.vocabulary import Vocabulary
 from edgeinfer.converters.huggingface.tokenizers.reading import read_vocabulary
+from edgeinfer.converters.huggingface.tokenizers.vocabulary import Vocabulary
 
 __all__ = ["Vocabulary", "read_vocabulary"]

@@ -1,5 +1,5 @@
-"""Tokenizers in the files that were before ``tokenizer.json``, brought into its form: SentencePiece's ``tokenizer.model``,
-BERT's ``vocab.txt``, GPT-2's ``vocab.json`` with ``merges.txt``."""
+"""Tokenizers in the files that were before ``tokenizer.json``, brought into its form: SentencePiece's
+``tokenizer.model``, BERT's ``vocab.txt``, GPT-2's ``vocab.json`` with ``merges.txt``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""From a checkpoint's files to a vocabulary: which kind of tokenizer it is, its special tokens and what it puts around a
-text. The kinds themselves have modules of their own."""
+"""From a checkpoint's files to a vocabulary: which kind of tokenizer it is, its special tokens and what it puts around
+a text. The kinds themselves have modules of their own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     document = checkpoint.document("tokenizer.json") or legacy.tokenizer_json(checkpoint)
     if document is None:
         raise ModelNotFound(
-            f"{checkpoint.folder} has no tokenizer: tokenizer.json, tokenizer.model, vocab.txt, or vocab.json with merges.txt"
+            f"{checkpoint.folder} has no tokenizer: tokenizer.json, tokenizer.model, vocab.txt, or vocab.json with "
+            "merges.txt"
         )
     tokens = Tokens(document.where)
     vocabulary = _by_kind(document, tokens)
@@ -136,7 +137,7 @@ def _template(post: Fields, tokens: Tokens) -> tuple[list[int], list[int]]:
     if kind == "Sequence":
         parts = [Fields(part if isinstance(part, dict) else {}, post.where) for part in post.array("processors")]
         found = [_template(part, tokens) for part in parts]
-        return sum((before for before, _ in found), []), sum((after for _, after in found), [])
+        return [i for before, _ in found for i in before], [i for _, after in found for i in after]
     if kind in ("BertProcessing", "RobertaProcessing"):
         return [_named(post, "cls", tokens)], [_named(post, "sep", tokens)]
     if kind != "TemplateProcessing":

@@ -1,5 +1,5 @@
-"""BPE over characters with bytes for what no token has, as SentencePiece makes it: Llama 2, Mistral, Gemma, Phi 3. Spaces
-are U+2581, and words are not split before merging."""
+"""BPE over characters with bytes for what no token has, as SentencePiece makes it: Llama 2, Mistral, Gemma, Phi 3.
+Spaces are U+2581, and words are not split before merging."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _closed(merges: list[tuple[str, str]], tokens: Tokens) -> bool:
 
 def _scores(merges: list[tuple[str, str]], tokens: Tokens) -> Mapping[int, float]:
     """The sooner a token may be merged, the higher; single characters are never merged to."""
-    scores = {token_id: 0.0 for token_id in tokens.texts}
+    scores = dict.fromkeys(tokens.texts, 0.0)
     ranks: dict[str, int] = {}
     for rank, (left, right) in enumerate(merges):
         ranks.setdefault(left + right, rank)
@@ -95,7 +95,7 @@ def _check_lines(model: Fields, tokens: Tokens) -> None:
     for token_id, text in tokens.texts.items():
         if tokens.kinds[token_id] is Kind.NORMAL and "\n" in text and text.strip("\n"):
             raise UnsupportedModel(
-                f"{model.where}: token {token_id}, {shown(text)}, has a newline and more, and not all merges are listed "
+                f"{model.where}: token {token_id}, {shown(text)}, has a newline and more, and merges are not listed "
                 "that its vocabulary allows: llama.cpp cannot split text like that"
             )
 

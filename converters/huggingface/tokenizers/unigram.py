@@ -49,9 +49,7 @@ def _normalizer(document: Fields, made: Vocabulary) -> bool:
         kind = part.text("type", "")
         if kind == "Precompiled":
             made.keys["precompiled_charsmap"] = _charsmap(part)
-        elif kind == "Replace" and part.fields("pattern").raw("Regex") in (" {2,}", r"\s{2,}"):
-            collapses = True
-        elif kind == "Strip":
+        elif kind == "Strip" or (kind == "Replace" and part.fields("pattern").raw("Regex") in (" {2,}", r"\s{2,}")):
             collapses = True
         else:
             raise UnsupportedModel(f"{part.where}: text is changed by {shown(kind)} first, which llama.cpp does not do")
@@ -75,6 +73,7 @@ def _spaces(document: Fields, made: Vocabulary, collapses: bool) -> None:
         kind = part.text("type", "")
         if kind == "WhitespaceSplit":
             collapses = True
+            made.normalizer = "spaces"
         elif kind == "Metaspace" and part.raw("replacement") in (SPACE, None):
             prefix = (
                 part.text("prepend_scheme", "always" if part.flag("add_prefix_space", True) else "never") != "never"
