@@ -3,9 +3,10 @@ has been read back. Knows nothing of where tensors come from."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -13,11 +14,11 @@ from typing import IO
 from edgeinfer import gguf
 from edgeinfer.catalog.store import file_sha256
 from edgeinfer.errors import EdgeInferError, FormatError, UsageError
-from edgeinfer.files import open_atomic
+from edgeinfer.files import open_atomic, try_lock
 from edgeinfer.gguf import writer
 from edgeinfer.gguf.writer import NewTensor
 
-__all__ = ["Written", "check_target", "need_room", "write_model"]
+__all__ = ["Written", "check_target", "need_room", "workspace", "write_model"]
 
 _MARGIN_BYTES = 16 << 20
 
@@ -48,6 +49,25 @@ def need_room(target: Path, n_bytes: int) -> None:
             f"{target.name} needs {n_bytes / 1e6:.0f} MB, but the disk of {folder} has {free / 1e6:.0f} MB free; "
             "make room, or write to another disk"
         )
+
+
+@contextlib.contextmanager
+def workspace(target: Path, purpose: str) -> Iterator[Path]:
+    """An empty folder beside ``target`` for files on the way to it, gone at the end. What a process that died left in
+    it is removed by the next. Raises `UsageError` where another process has it."""
+    folder = target.with_name(f"{target.name}.{purpose}.partial")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / "lock").open("wb") as claim:
+        if not try_lock(claim.fileno()):
+            raise UsageError(f"another process is writing {target}; wait for it, or choose another name")
+        for stale in folder.iterdir():
+            if stale.name != "lock":
+                stale.unlink()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # where an open file cannot be removed
 
 
 def write_model(target: Path, keys: Mapping[str, bytes], tensors: Sequence[NewTensor], *, force: bool) -> Written:

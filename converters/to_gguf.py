@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,13 @@ from edgeinfer.converters.huggingface.checkpoint import Checkpoint, open_checkpo
 from edgeinfer.converters.huggingface.description import Description, Target, Value, check_tensors, rows_of
 from edgeinfer.converters.huggingface.template import template_keys
 from edgeinfer.converters.huggingface.tokenizers import read_vocabulary
+from edgeinfer.converters.huggingface.tokenizers.proof import differing
 from edgeinfer.converters.huggingface.weights import Weights, n_bytes_of
-from edgeinfer.converters.output import Written, check_target, need_room, write_model
+from edgeinfer.converters.output import Written, check_target, need_room, workspace, write_model
 from edgeinfer.converters.quantize.encoding import Distortion, encode_all
 from edgeinfer.converters.quantize.importance import Importance
 from edgeinfer.converters.quantize.recipes import FILE_TYPES, OUR_TYPES, Layout, Override, tensor_type
+from edgeinfer.converters.quantize.theirs import quantize_theirs
 from edgeinfer.gguf import writer
 from edgeinfer.gguf.writer import NewTensor
 
@@ -106,8 +107,6 @@ def _written(
         types[tensor.type.name] = types.get(tensor.type.name, 0) + 1
     n_weights = sum(int(np.prod(tensor.shape)) for tensor in tensors)
     bits = 8 * sum(tensor.n_bytes for tensor in tensors) / n_weights
-    from edgeinfer.converters.huggingface.tokenizers.proof import differing
-
     differs = differing(checkpoint, target)
     return Converted(
         written, described.architecture, options.quant, types, bits, distortion.relative, differs, described.notes
@@ -180,14 +179,9 @@ def _through_llama(
     checkpoint: Checkpoint, described: Description, target: Path, options: Options, progress: Progress
 ) -> Converted:
     """Types that only llama.cpp makes: a file of the checkpoint's own precision first, which is removed after."""
-    from dataclasses import replace
-
-    from edgeinfer.converters.quantize.theirs import quantize_theirs
-
     exact = "BF16" if _stored_dtypes(checkpoint, described) == {"BF16"} else "F32"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        whole = Path(folder) / "whole.gguf"
+    with workspace(target, "whole") as folder:
+        whole = folder / "whole.gguf"
         first = replace(options, quant=exact, overrides=(), importance=None)
         made = _written(checkpoint, described, whole, first, progress)
         need_room(target, made.written.n_bytes // 2)

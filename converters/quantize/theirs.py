@@ -11,13 +11,12 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgeinfer import gguf
 from edgeinfer.catalog.store import Progress, Quiet, file_sha256
-from edgeinfer.converters.output import Written, check_target, need_room
+from edgeinfer.converters.output import Written, check_target, need_room, workspace
 from edgeinfer.converters.quantize.importance import Importance, write_importance
 from edgeinfer.converters.quantize.ours import Quantized
 from edgeinfer.converters.quantize.recipes import FILE_TYPES, Override
@@ -51,9 +50,8 @@ def quantize_theirs(
         raise UsageError(f"{quant} needs an importance matrix; give one with --imatrix, or a text with --calibrate")
     need_room(target, file.file_bytes)
     progress = progress or Quiet()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".partial", dir=target.parent) as folder:
-        made = Path(folder) / "made.gguf"
+    with workspace(target, "quantized") as folder:
+        made = folder / "made.gguf"
         order = {
             "source": str(source),
             "target": str(made),
@@ -62,7 +60,7 @@ def quantize_theirs(
             "n_threads": n_threads,
         }
         if importance:
-            order["importance"] = str(Path(folder) / "importance.gguf")
+            order["importance"] = str(folder / "importance.gguf")
             write_importance(Path(order["importance"]), importance)  # type: ignore[arg-type]
         _run(order, quant, file.file_bytes, progress)
         return _named(made, target, quant)

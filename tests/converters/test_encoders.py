@@ -37,7 +37,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 def theirs(model: Any, folder: Path, text: str, pooling: str) -> Any:
     torch, _ = torch_and_transformers()
     tokenizers = pytest.importorskip("tokenizers")
-    ids = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    ids = tokenizer.encode(text).ids
     with torch.no_grad():
         states = model(torch.tensor([ids])).last_hidden_state[0].numpy()
     return {"mean": states.mean(axis=0), "cls": states[0], "lasttoken": states[-1]}[pooling]
