@@ -64,7 +64,8 @@ class Tokens:
 class Vocabulary:
     """``model``: GGUF's kind of tokenizer (gpt2, llama, t5, bert); ``pre``: how llama.cpp splits text before it merges.
     ``keys``: everything else, without ``tokenizer.ggml.``. ``normalizer``: a Unicode form that text must be brought
-    into first, or ``spaces`` for one space between words; and ``space_prefix`` a space to put before it: both of which our tokenizer does, and llama.cpp not."""
+    into first, or ``spaces`` for one space between words; and ``space_prefix`` a space to put before it: our tokenizer
+    does both, llama.cpp does not."""
 
     model: str
     tokens: Tokens
