@@ -432,10 +432,7 @@ class LLM:
 
     def _submit_embed(self, text: str | Sequence[int], sink: _EmbedSink) -> tuple[int, Callable[[], None]]:
         self._loop.birthplace.check()
-        if isinstance(text, str):
-            ids = self._embedding.token_ids(self._tokenizer, text)
-        else:
-            ids = self._prompts.encode(text)
+        ids = self._embedding.token_ids(self._tokenizer, text) if isinstance(text, str) else self._prompts.encode(text)
         request = EmbedRequest(ids, sink, n_ctx=self.n_ctx)
         self._loop.submit(request)
         return len(ids), lambda: self._loop.cancel(request)
