@@ -31,7 +31,7 @@ _NOT_COPIED = ("split.", "general.alignment")
 @dataclass(frozen=True, slots=True)
 class Quantized:
     """A finished build. ``types``: tensors of each type. ``relative_error``: root mean square of what quantizing
-    changed over that of the weights, None where it was not measured."""
+    changed over that of the weights (of every sixteenth row), None where it was not measured."""
 
     written: Written
     quant: str

@@ -75,24 +75,20 @@ def _expression(override: Override) -> str:
 
 def _run(order: dict[str, object], quant: str, n_bytes: int, progress: Progress) -> None:
     command = [sys.executable, "-m", "edgeinfer.converters.quantize.child"]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     said: list[bytes] = []
-    try:
-        if child.stdin is None or child.stderr is None:
-            raise EdgeInferError("llama.cpp's quantizer could not be started")
-        child.stdin.write(json.dumps(order).encode())
-        child.stdin.close()
-        for line in child.stderr:
-            step = _STEP.search(line)
-            if step:
-                progress.update(n_bytes * int(step[1]) // max(1, int(step[2])), n_bytes)
-            elif line.strip():
-                said = [*said[-20:], line]
-        child.wait()
-    finally:
-        if child.poll() is None:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
+        try:
+            child.stdin.write(json.dumps(order).encode())  # type: ignore[union-attr]
+            child.stdin.close()  # type: ignore[union-attr]
+            for line in child.stderr or ():
+                step = _STEP.search(line)
+                if step:
+                    progress.update(n_bytes * int(step[1]) // max(1, int(step[2])), n_bytes)
+                elif line.strip():
+                    said = [*said[-20:], line]
+        except BaseException:
             child.kill()
-            child.wait()
+            raise
     if child.returncode:
         reasons = [line for line in said if re.search(rb"(?i)error|fail|assert|invalid|missing|abort", line)] or said[
             -1:
