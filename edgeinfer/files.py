@@ -28,26 +28,52 @@ def private_dir(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def open_atomic(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
+def open_atomic(
+    path: Path, *, mode: int = 0o600, partial: bool = False, check: Callable[[Path], object] = lambda _written: None
+) -> Iterator[IO[bytes]]:
     """A binary file that becomes ``path`` when the block ends well, and leaves no trace when it does not.
 
-    The old file, if any, stays until the new one is complete and on disk.
+    The old file, if any, stays until the new one is complete and on disk. ``check`` reads what has been written before
+    it gets its name; what it raises is a failure like any other. ``partial``: meanwhile it is ``path`` with
+    ``.partial``, for files that take long; a process that dies leaves it to the next, which begins anew. Raises
+    `UsageError` where another process is writing it.
     """
     private_dir(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, name = _claimed(path) if partial else tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        with contextlib.suppress(OSError):  # file systems without modes
-            os.chmod(name, mode)
-        os.replace(name, path)
+            check(Path(name))
+            with contextlib.suppress(OSError):  # file systems without modes
+                os.chmod(name, mode)
+            if os.name == "posix":  # while the claim is held
+                os.replace(name, path)
+        if os.name != "posix":
+            os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
     sync_dir(path.parent)
+
+
+def _claimed(path: Path) -> tuple[int, str]:
+    """The empty file ``path`` with ``.partial``, open and locked."""
+    name = f"{path}.partial"
+    safe = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(name, os.O_RDWR | os.O_CREAT | safe, 0o600)
+    try:
+        # Whoever had it may have given it its name, or removed it, between our opening and our locking.
+        ours = try_lock(handle) and os.path.exists(name) and os.path.samestat(os.fstat(handle), os.stat(name))
+        if not ours:
+            raise UsageError(f"another process is writing {path}; wait for it, or choose another name")
+        os.ftruncate(handle, 0)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle, name
 
 
 def sync_dir(folder: Path) -> None:

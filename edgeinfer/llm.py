@@ -140,6 +140,7 @@ class LLM:
     def _start(self, opened: Opened, on_overflow: OverflowPolicy) -> None:
         self._defaults = RequestOptions().updated({"on_overflow": on_overflow})
         self._tokenizer = opened.tokenizer
+        self._embedding = opened.embedding
         self.n_ctx = opened.engine.n_ctx
         self.n_parallel = min(opened.n_parallel or opened.engine.n_seq_max, opened.engine.n_seq_max)
         self.has_template = opened.template is not None
@@ -254,26 +255,27 @@ class LLM:
         return await (await self.astream(prompt, **options)).answer()
 
     def embed(self, texts: str | Sequence[str], *, normalize: bool = True) -> npt.NDArray[np.float32]:
-        """Mean of the last hidden states of each text: shape ``(n_texts, n_embd)``, of length 1 each where
-        ``normalize``.
+        """One vector for each text: shape ``(n_texts, n_embd)``, of length 1 each where ``normalize``. Made of the last
+        hidden states as the model's file says; their mean where it says nothing.
 
         Raises `ContextOverflow` for a text that does not fit, `UsageError` for an empty one.
         """
         futures = [self._future_embed(text) for text in ([texts] if isinstance(texts, str) else texts)]
-        return _pooled([future.result() for future in futures], normalize)
+        return self._embedding.pooled([future.result() for future in futures], normalize)
 
     async def aembed(self, texts: str | Sequence[str], *, normalize: bool = True) -> npt.NDArray[np.float32]:
         """`embed`, awaited."""
         futures = [self._future_embed(text) for text in ([texts] if isinstance(texts, str) else texts)]
-        return _pooled(await asyncio.gather(*map(asyncio.wrap_future, futures)), normalize)
+        return self._embedding.pooled(await asyncio.gather(*map(asyncio.wrap_future, futures)), normalize)
 
     def submit_embed(
         self, text: str | Sequence[int], deliver: Callable[[Floats | EdgeInferError], None]
     ) -> tuple[int, Callable[[], None]]:
-        """Begin to embed one text, or its token ids: ``deliver`` is called on the engine's thread with the mean of the
-        last hidden states, shape ``(n_embd,)``, of length 1, or with an error. Returns (tokens, what cancels it).
-        Raises as `embed`."""
-        sink = _EmbedSink(lambda got: deliver(got if isinstance(got, EdgeInferError) else _pooled([got], True)[0]))
+        """Begin to embed one text, or its token ids: ``deliver`` is called on the engine's thread with its vector as of
+        `embed`, shape ``(n_embd,)``, of length 1, or with an error. Returns (tokens, what cancels it). Raises as
+        `embed`."""
+        pooled = self._embedding.pooled
+        sink = _EmbedSink(lambda got: deliver(got if isinstance(got, EdgeInferError) else pooled([got], True)[0]))
         return self._submit_embed(text, sink)
 
     def count_tokens(self, prompt: PromptLike, tools: Sequence[Mapping[str, Any]] | None = None) -> int:
@@ -375,6 +377,7 @@ class LLM:
         remember: bool = True,
     ) -> Callable[[], None]:
         """Queue a request; returns what cancels it."""
+        self._embedding.check_generates()
         params = chosen.sampling
         vocabulary = self._tokenizer
         sampler = Sampler(
@@ -429,10 +432,7 @@ class LLM:
 
     def _submit_embed(self, text: str | Sequence[int], sink: _EmbedSink) -> tuple[int, Callable[[], None]]:
         self._loop.birthplace.check()
-        if isinstance(text, str):
-            ids = self._tokenizer.encode(text, add_bos=self._tokenizer.adds_bos)
-        else:
-            ids = self._prompts.encode(text)
+        ids = self._embedding.token_ids(self._tokenizer, text) if isinstance(text, str) else self._prompts.encode(text)
         request = EmbedRequest(ids, sink, n_ctx=self.n_ctx)
         self._loop.submit(request)
         return len(ids), lambda: self._loop.cancel(request)
@@ -459,13 +459,6 @@ class _EmbedSink:
     def __init__(self, deliver: Callable[[Floats | EdgeInferError], None]) -> None:
         self.embedded: Callable[[Floats], None] = deliver
         self.failed: Callable[[EdgeInferError], None] = deliver
-
-
-def _pooled(states: Sequence[npt.NDArray[np.float32]], normalize: bool) -> npt.NDArray[np.float32]:
-    means = np.stack([rows.mean(axis=0) for rows in states]) if states else np.empty((0, 0), np.float32)
-    if normalize and means.size:
-        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    return means.astype(np.float32)
 
 
 def _close(loop: EngineLoop, tokenizer: Codec) -> None:

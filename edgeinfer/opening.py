@@ -16,6 +16,7 @@ from edgeinfer import catalog, described, device, drafting, keeping, kernels, me
 from edgeinfer.core import ModelInfo
 from edgeinfer.coverage import Coverage, coverage, is_dynamic_on_cpu, package_coverage
 from edgeinfer.described import Described
+from edgeinfer.embedding import PLAIN, Embedding, embedding_of
 from edgeinfer.engines import Engine, EngineConfig, devices, open_engine
 from edgeinfer.errors import EdgeInferError, InsufficientMemory
 from edgeinfer.files import parse_bytes
@@ -50,6 +51,7 @@ class Opened:
     n_parallel: int | None = None
     shelf: Shelf | None = None
     placement: Placement | None = None
+    embedding: Embedding = PLAIN
 
 
 def open_model(
@@ -105,6 +107,7 @@ def open_model(
             undo.callback(shelf.close)
         tokenizer = loading.result()
         template = _template(chat_template or info.chat_template, tokenizer)
+        embedding = PLAIN if isinstance(file, Package) else embedding_of(file, tokenizer)
         drafted = dataclasses.replace(config, n_seq_max=n_parallel, n_cells=0)
         words, form = _kernel_words(file, config, report), described.engine_of(file)
         target = drafting.Target(local, info, opened, tokenizer, drafted, plan, words, form)
@@ -113,8 +116,9 @@ def open_model(
     notices += getattr(opened, "notices", ())  # not every engine has something to say
     notices += about_drafts
     placement = getattr(opened, "placement", None)
+    notices += remarks
     return Opened(
-        opened, tokenizer, template, info, plan, (*notices, *remarks), speculator, n_parallel, shelf, placement
+        opened, tokenizer, template, info, plan, tuple(notices), speculator, n_parallel, shelf, placement, embedding
     )
 
 

@@ -30,6 +30,7 @@ LAYERS = (
         "bench_prompts",
         "conversation",
         "drafting",
+        "embedding",
         "evaluate",
         "keeping",
         "llm",

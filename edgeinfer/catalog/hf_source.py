@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +20,7 @@ from edgeinfer.catalog.card import Card, HFSource
 from edgeinfer.catalog.store import Progress, file_sha256, link_or_copy, models_dir, need_space
 from edgeinfer.errors import BackendUnavailable, DownloadError, EdgeInferError, ModelNotFound, UsageError
 
-__all__ = ["DEFAULT_QUANT", "Reference", "cached", "choose_files", "fetch", "parse_reference", "pull"]
+__all__ = ["DEFAULT_QUANT", "Reference", "cached", "choose_files", "fetch", "fetch_files", "parse_reference", "pull"]
 
 DEFAULT_QUANT = "Q4_K_M"
 
@@ -132,6 +132,43 @@ def fetch(reference: Reference, progress: Progress) -> Path:
             paths.append(path)
             done += known[name].size or 0
     return paths[0]
+
+
+def fetch_files(repo: str, choose: Callable[[list[str]], list[str]], progress: Progress) -> Path:
+    """Bring those files of a repository that ``choose`` takes into Hugging Face's cache and return their folder; where
+    all of them are there and nothing may be fetched, just that. Raises `ModelNotFound`, `DownloadError`."""
+    if env.offline():
+        return _cached_folder(repo)
+    with _translated(repo):
+        info = _library().HfApi().model_info(repo, files_metadata=True)
+        known = {sibling.rfilename: sibling for sibling in info.siblings or []}
+        try:
+            names = choose(list(known))
+        except ModelNotFound as error:
+            raise ModelNotFound(f"hf:{repo} {error}") from error
+        total, done, folder = sum(known[name].size or 0 for name in names), 0, Path()
+        for name in names:
+            path = _download(repo, name, info.sha, _Shifted(progress, done, total), known[name].size or 0)
+            stored = known[name].lfs
+            _check_hash(path, stored.sha256 if stored else None, progress)
+            folder = path.parents[len(PurePosixPath(name).parts) - 1]
+            done += known[name].size or 0
+    return folder
+
+
+def _cached_folder(repo: str) -> Path:
+    """The snapshot that was fetched last. Raises `ModelNotFound`."""
+    _library()
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    try:
+        return folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ModelNotFound(
+            f"hf:{repo} is not on this machine, and EDGEINFER_OFFLINE or HF_HUB_OFFLINE forbids to fetch it"
+        ) from error
 
 
 def pull(card: Card, source: HFSource, progress: Progress) -> Path:

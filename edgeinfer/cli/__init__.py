@@ -33,11 +33,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("edgeinfer.cli.serve:command", "Serve models over HTTP, as OpenAI's and Anthropic's APIs."),
     "models": ("edgeinfer.cli.models:command", "List, pull, show, verify and remove models."),
     "cache": ("edgeinfer.cli.cache:command", "List, measure and clear the saved states of conversations."),
-    "convert": ("edgeinfer.cli.convert:command", "Convert a model to ONNX."),
     "bench": ("edgeinfer.cli.bench:command", "Measure prefill and decode speed."),
     "verify": ("edgeinfer.cli.verify:command", "Prove that two models, formats, devices or kernels agree."),
     "evaluate": ("edgeinfer.cli.evaluate:command", "Measure what builds of a model are worth, with gates for CI."),
     "tune": ("edgeinfer.cli.tune:command", "Find the best thread counts for this machine, and remember them."),
+    "convert": ("edgeinfer.cli.convert:command", "Convert a model from one format to another."),
+    "quantize": ("edgeinfer.cli.quantize:command", "Write a GGUF model with its weights in fewer bits."),
     "doctor": ("edgeinfer.cli.doctor:command", "Say what this machine is, what it can do, and what is missing."),
 }
 """Subcommand -> (module:attribute, its line of help). The lines are here so that the list of commands loads none."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeinfer.cli.convert_gguf import convert_to_gguf
 from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
 from edgeinfer.cli.pulling import download_progress, size
+from edgeinfer.errors import UsageError
 from edgeinfer.text.printable import printable
 
 if TYPE_CHECKING:
@@ -16,26 +19,35 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _VARIANTS = ("cpu", "npu", "cuda")
+_MODES = ("keep", "int4", "int8")
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("convert", cls=Command)
 @click.argument("model")
-@click.argument("folder", metavar="DIR")
-@click.option("--to", "target", type=click.Choice(["onnx"]), required=True, help="The format to write.")
+@click.argument("out")
+@click.option("--to", "target", type=click.Choice(["gguf", "onnx"]), required=True, help="The format to write.")
+@flag(
+    "--quant",
+    metavar="TYPE",
+    help="For gguf: f32, f16, bf16, q8_0, q4_k_m, … (all of llama.cpp's; default f16). For onnx: keep (default: "
+    "weights as they are), int4 or int8, rounded once more, with the error measured.",
+)
+@flag(
+    "--tensor-type",
+    "tensor_types",
+    multiple=True,
+    metavar="PATTERN=TYPE",
+    help="For gguf: a type of their own for tensors whose names match: attn_v=q6_k, 'blk.0.*=q8_0'. May be repeated.",
+)
+@flag("--imatrix", type=_FILE, metavar="FILE", help="For gguf: importance of weights, as llama.cpp writes it.")
 @flag(
     "--variant",
     type=click.Choice([*_VARIANTS, "all"]),
     multiple=True,
     default=("cpu",),
     show_default=True,
-    help="For what: cpu and cuda share a graph, npu has graphs of fixed shapes. May be repeated.",
-)
-@flag(
-    "--quant",
-    type=click.Choice(["keep", "int4", "int8"]),
-    default="keep",
-    show_default=True,
-    help="keep: weights as they are. int4, int8: rounded once more, with the error measured.",
+    help="For onnx, for what: cpu and cuda share a graph, npu has graphs of fixed shapes. May be repeated.",
 )
 @flag(
     "-c",
@@ -43,25 +55,42 @@ _VARIANTS = ("cpu", "npu", "cuda")
     "n_ctx",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Context of variant npu, whose graphs have it built in.  [default: 2048]",
+    help="For onnx: context of variant npu, whose graphs have it built in.  [default: 2048]",
 )
-@click.option("--force", is_flag=True, help="Replace an older package.")
+@click.option("--force", is_flag=True, help="Replace what is there.")
 @json_flag
 @debug_flag
 def command(
     model: str,
-    folder: str,
-    target: str,  # noqa: ARG001
+    out: str,
+    target: str,
+    quant: str | None,
+    tensor_types: tuple[str, ...],
+    imatrix: Path | None,
     variant: tuple[str, ...],
-    quant: str,
     n_ctx: int | None,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Convert MODEL into a new folder DIR.
+    """Convert MODEL and write it to OUT.
 
-    MODEL is a GGUF file or a catalogue name. The folder appears when it is whole; an interrupted run leaves nothing.
+    To gguf, MODEL is the folder of a Hugging Face checkpoint with safetensors, or hf:owner/repo, and OUT a file; to
+    onnx, MODEL is a GGUF file or a catalogue name, and OUT a new folder. OUT appears when it is whole; an interrupted
+    run leaves nothing by its name.
     """
+    if target == "gguf":
+        convert_to_gguf(model, out, quant or "f16", tensor_types, imatrix, force=force, as_json=as_json)
+        return
+    if tensor_types or imatrix:
+        raise UsageError("--tensor-type and --imatrix are for --to gguf")
+    if quant not in (None, *_MODES):
+        raise UsageError(f"--quant {quant} is not one of ONNX's: {', '.join(_MODES)}")
+    _to_onnx(model, out, variant, quant or "keep", n_ctx=n_ctx, force=force, as_json=as_json)
+
+
+def _to_onnx(
+    model: str, folder: str, variant: tuple[str, ...], quant: str, *, n_ctx: int | None, force: bool, as_json: bool
+) -> None:
     import json
     import time
 

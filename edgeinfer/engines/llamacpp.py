@@ -81,6 +81,15 @@ def _on_gpu(config: EngineConfig) -> bool:
     return True
 
 
+def _is_encoder(model: Any) -> bool:
+    """Whether a model's tokens see those after them too, so that nothing can be generated with it."""
+    buffer = ctypes.create_string_buffer(128)
+    length = llama_cpp.llama_model_meta_val_str(model, b"general.architecture", buffer, len(buffer))
+    key = buffer.raw[: max(length, 0)] + b".attention.causal"
+    length = llama_cpp.llama_model_meta_val_str(model, key, buffer, len(buffer))
+    return buffer.raw[: max(length, 0)] == b"false"
+
+
 class _PythonFlag:
     """What stands in for `kernels.AbortFlag` where our library could not be built: slower, for llama.cpp enters
     Python at each node."""
@@ -133,7 +142,9 @@ class LlamaCppEngine:
         self._isolate = config.isolate
         self.block_size: int = _TILE if config.isolate else 1
         n_cells = config.n_cells or self.n_ctx * config.n_seq_max
-        self.n_batch: int = min(max(config.n_batch, self.block_size), n_cells)
+        self._encodes = _is_encoder(self._model)
+        # An encoder's tokens see each other: a text is computed whole.
+        self.n_batch: int = min(max(config.n_batch, self.n_ctx if self._encodes else self.block_size), n_cells)
         self._flag = kernels.abort_flag() if kernels.available() else _PythonFlag()
         self._abort: Callable[..., bool] = llama_cpp.ggml_abort_callback(self._flag.callback_address)
         self._batch = LlamaBatch(self.n_batch, table)
@@ -167,6 +178,7 @@ class LlamaCppEngine:
         params.kv_unified = not config.isolate or config.n_seq_max == 1
         params.swa_full = True  # a window's dropped keys could not be rewound to
         params.no_perf = True
+        params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE  # states of all tokens; pooling is not ours
         params.abort_callback = self._abort
         params.abort_callback_data = self._flag.address
         return params
@@ -214,6 +226,10 @@ class LlamaCppEngine:
             for begin in range(0, len(token_ids), self.n_batch):
                 chunk = token_ids[begin : begin + self.n_batch]
                 part = Slice(seq, chunk, begin, len(chunk))
+                if self._encodes:
+                    self._encode(part)
+                    states[:] = self._rows(_get_embeddings(self._context), len(chunk), self.n_embd)
+                    continue
                 self._check([part])
                 for piece in cut(part, _TILE) if self._isolate else [part]:
                     self._pass([piece])  # each pass overwrites what the one before has left
@@ -223,6 +239,15 @@ class LlamaCppEngine:
             llama_cpp.llama_set_embeddings(self._context, False)
             self.release(seq)
         return states
+
+    def _encode(self, part: Slice) -> None:
+        self._check([part])
+        self._batch.fill([part])
+        status = llama_cpp.llama_encode(self._context, self._batch.struct)
+        if status == _ABORTED:
+            raise ForwardCancelled
+        if status:
+            raise self._failure("llama_encode", status)
 
     def interrupt(self, on: bool) -> None:
         if on:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgeinfer.errors import FormatError
 from edgeinfer.gguf.formats import NUMBER_DTYPES, TensorType, ValueType
 
-__all__ = ["NewTensor", "array", "integer", "string", "write"]
+__all__ = ["NewTensor", "array", "encoded", "integer", "planned_bytes", "string", "write"]
 
 _ALIGNMENT = 32
 _VERSION = 3
@@ -53,16 +53,35 @@ def array(values: npt.NDArray[np.int32]) -> bytes:
     return struct.pack("<IIQ", ValueType.ARRAY, ValueType.INT32, values.size) + values.astype("<i4").tobytes()
 
 
+_ARRAY_KINDS = {kind.str: value_type for value_type, kind in NUMBER_DTYPES.items()}
+
+
+def encoded(value: str | bool | int | float | Sequence[str] | npt.NDArray[np.generic]) -> bytes:
+    """A value of Python as a metadata value: whole numbers as uint32 where they fit and int64 where not, others as
+    float32, a sequence of text or an array of numbers as an array."""
+    if isinstance(value, str):
+        return string(value)
+    if isinstance(value, bool):
+        return struct.pack("<I?", ValueType.BOOL, value)
+    if isinstance(value, int):
+        return integer(value, ValueType.UINT32 if 0 <= value < 1 << 32 else ValueType.INT64)
+    if isinstance(value, float):
+        return struct.pack("<If", ValueType.FLOAT32, value)
+    if isinstance(value, np.ndarray):
+        kind = _ARRAY_KINDS[value.dtype.newbyteorder("<").str]
+        return struct.pack("<IIQ", ValueType.ARRAY, kind, value.size) + value.astype(NUMBER_DTYPES[kind]).tobytes()
+    return struct.pack("<IIQ", ValueType.ARRAY, ValueType.STRING, len(value)) + b"".join(map(_text, value))
+
+
+def planned_bytes(keys: Mapping[str, bytes], tensors: Sequence[NewTensor]) -> int:
+    """How long the file of these will be."""
+    return _padded(len(_header(keys, tensors))) + sum(_padded(tensor.n_bytes) for tensor in tensors)
+
+
 def write(stream: IO[bytes], keys: Mapping[str, bytes], tensors: Sequence[NewTensor]) -> None:
     """Write a whole file to ``stream``. ``keys``: metadata values as the functions above, or `Metadata.stored`, give
     them. Raises `FormatError` where a tensor's pieces are not as long as its shape says, and what they raise."""
-    header = struct.pack("<4sIQQ", b"GGUF", _VERSION, len(tensors), len(keys))
-    header += b"".join(_text(key) + value for key, value in keys.items())
-    offset = 0
-    for tensor in tensors:
-        header += _text(tensor.name) + struct.pack("<I", len(tensor.shape))
-        header += struct.pack(f"<{len(tensor.shape)}QIQ", *tensor.shape, tensor.type.id, offset)
-        offset += _padded(tensor.n_bytes)
+    header = _header(keys, tensors)
     stream.write(header + bytes(_padded(len(header)) - len(header)))
     for tensor in tensors:
         n_written = 0
@@ -72,6 +91,17 @@ def write(stream: IO[bytes], keys: Mapping[str, bytes], tensors: Sequence[NewTen
         if n_written != tensor.n_bytes:
             raise FormatError(f"tensor {tensor.name} came as {n_written} bytes, but its shape needs {tensor.n_bytes}")
         stream.write(bytes(_padded(n_written) - n_written))
+
+
+def _header(keys: Mapping[str, bytes], tensors: Sequence[NewTensor]) -> bytes:
+    parts = [struct.pack("<4sIQQ", b"GGUF", _VERSION, len(tensors), len(keys))]
+    parts += [_text(key) + value for key, value in keys.items()]
+    offset = 0
+    for tensor in tensors:
+        parts.append(_text(tensor.name) + struct.pack("<I", len(tensor.shape)))
+        parts.append(struct.pack(f"<{len(tensor.shape)}QIQ", *tensor.shape, tensor.type.id, offset))
+        offset += _padded(tensor.n_bytes)
+    return b"".join(parts)
 
 
 def _padded(n_bytes: int) -> int:

@@ -12,7 +12,9 @@ import ctypes
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +25,7 @@ import numpy.typing as npt
 from edgeinfer.engines import llama_log
 from edgeinfer.errors import EngineError, FormatError, ModelNotFound, UnsupportedModel, UsageError
 from edgeinfer.text.specials import ControlTokens, TokenIds, cut_points, none_of
+from edgeinfer.text.wordpiece import WordPiece
 
 __all__ = ["TokenIds", "Tokenizer", "Vocabulary"]
 
@@ -32,6 +35,17 @@ _LSTRIP, _RSTRIP = 1 << 7, 1 << 8
 _PIECE = 512  # characters that llama.cpp gets at once, where the text can be cut
 _LONG = 1 << 15  # characters from which on it pays to look at the whole vocabulary for places to cut
 _MAX_TEXT_BYTES = 1 << 30  # llama.cpp counts in int32
+
+
+_SPACES = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
+_NORMALIZERS: Mapping[str, Callable[[str], str]] = {
+    "NFC": partial(unicodedata.normalize, "NFC"),
+    "NFD": partial(unicodedata.normalize, "NFD"),
+    "NFKC": partial(unicodedata.normalize, "NFKC"),
+    "NFKD": partial(unicodedata.normalize, "NFKD"),
+    "spaces": lambda text: _SPACES.sub(" ", text).strip(" "),
+}
+"""What our converters find that a model's text goes through first, and llama.cpp does not do."""
 
 
 class Vocabulary(Protocol):
@@ -74,7 +88,8 @@ class Tokenizer:
     """A GGUF file's vocabulary. All methods may be called from any thread; `close` waits for calls under way.
 
     Attributes that never change: ``n_vocab``, ``bos_id``, ``eos_id``, ``eog_ids``, ``control_tokens``, ``adds_bos``
-    (whether the model wants its BOS token in front of a prompt).
+    (whether the model wants its BOS token in front of a prompt), ``suffix_ids`` (what it wants after a text that is
+    embedded).
     """
 
     def __init__(self, model: Any, lib: Any, path: Path) -> None:
@@ -89,6 +104,8 @@ class Tokenizer:
         self._pieces: list[bytes | None] = [None] * self.n_vocab
         self._all_pieces: list[bytes] | None = None
         self._byte_ids: dict[int, int] | None = None
+        self._is_wordpiece: bool = lib.llama_vocab_type(vocab) == lib.LLAMA_VOCAB_TYPE_WPM
+        self._pieces_of_words: WordPiece | None = None
         self.bos_id: int | None = self._optional(lib.llama_vocab_bos(vocab))
         self.eos_id: int | None = self._optional(lib.llama_vocab_eos(vocab))
         self.adds_bos: bool = bool(lib.llama_vocab_get_add_bos(vocab)) and self.bos_id is not None
@@ -98,7 +115,14 @@ class Tokenizer:
         ends = {*control, lib.llama_vocab_eos(vocab), lib.llama_vocab_eot(vocab)} - {-1}
         self.eog_ids: frozenset[int] = frozenset(i for i in ends if lib.llama_vocab_is_eog(vocab, i))
         before, after = (np.flatnonzero(attrs & strip).tolist() for strip in (_LSTRIP, _RSTRIP))
-        self.control_tokens = ControlTokens(self._texts(control), before, after)
+        texts = self._texts(control)
+        # llama.cpp takes every "</s>" for the end of a text; in Qwen2.5 it is text, of the most ordinary kind.
+        if attrs[texts.get("</s>", 0)] & _NORMAL and texts.get("</s>") not in (None, self.eos_id):
+            del texts["</s>"]
+        self.control_tokens = ControlTokens(texts, before, after)
+        self.suffix_ids: tuple[int, ...] = self._suffix(vocab)
+        self._normalized = _NORMALIZERS.get(self._meta("edgeinfer.tokenizer.normalizer"), str)
+        self._space_prefix = self._meta("edgeinfer.tokenizer.space_prefix") == "true"
         self._cut_points = cut_points(self._user_defined())
         self._foreign: re.Pattern[str] | None = None
 
@@ -197,6 +221,12 @@ class Tokenizer:
 
     def _plain(self, text: str) -> TokenIds:
         """Ids of text in which nothing is a control token."""
+        if self._is_wordpiece:
+            _utf8(text)
+            return np.array(self._word_pieces().encode(text), np.int32)
+        text = self._normalized(text)
+        if self._space_prefix and text:
+            text = " " + text
         parts: list[TokenIds] = []
         for piece in self._cut(text):
             data = _utf8(piece)
@@ -261,6 +291,31 @@ class Tokenizer:
             start = at + 1
         parts.append(ids[start:])
         return np.concatenate(parts)
+
+    def _word_pieces(self) -> WordPiece:
+        """The vocabulary of an encoder, which is not llama.cpp's to split."""
+        if self._pieces_of_words is None:
+            get = self._lib.llama_vocab_get_text
+            with self._use() as vocab:
+                ids = np.flatnonzero(self._attrs & _NORMAL).tolist()
+                texts = {(get(vocab, i) or b"").decode("utf-8", "replace"): i for i in ids}
+                unknown = np.flatnonzero(self._attrs & _UNKNOWN).tolist()
+            unknown_id = unknown[0] if unknown else self.control_tokens.get("[UNK]", 0)
+            lowercase = self._meta("tokenizer.ggml.normalizer.lowercase") != "false"
+            strips = self._meta("tokenizer.ggml.normalizer.strip_accents") or str(lowercase).lower()
+            self._pieces_of_words = WordPiece(texts, unknown_id, lowercase=lowercase, strip_accents=strips != "false")
+        return self._pieces_of_words
+
+    def _suffix(self, vocab: Any) -> tuple[int, ...]:
+        """What the model wants after a text: its end, or what separates texts."""
+        if self._lib.llama_vocab_get_add_eos(vocab):
+            return (self._lib.llama_vocab_eos(vocab),)
+        return (self._lib.llama_vocab_sep(vocab),) if self._lib.llama_vocab_get_add_sep(vocab) else ()
+
+    def _meta(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(64)
+        n = self._lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.raw[: max(n, 0)].decode("utf-8", "replace") if n < len(buffer) else ""
 
     def _byte_id(self, byte: int) -> int:
         if self._byte_ids is None:

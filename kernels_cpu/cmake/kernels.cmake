@@ -94,6 +94,25 @@ function(ei_kernel op format isa)
   set(EI_KERNEL_LIST "${EI_KERNEL_LIST}EI_KERNEL(${op}, ${format}, ${isa})\n" PARENT_SCOPE)
 endfunction()
 
+# ei_codec(FORMAT): the file codec/codec_FORMAT.cc, for the baseline and once more for wider vectors: the bits are the same.
+function(ei_codec format)
+  set(source codec/codec_${format}.cc)
+  if(NOT MSVC)
+    # Same results; but only so does GCC make vectors of a comparison.
+    set(flags -fno-trapping-math)
+  endif()
+  set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${flags}")
+  set(EI_SOURCES ${EI_SOURCES} ${source})
+  if(avx2 IN_LIST EI_ISAS)
+    set(wider ${CMAKE_CURRENT_BINARY_DIR}/generated/codec_${format}_avx2.cc)
+    file(CONFIGURE OUTPUT ${wider} CONTENT "#define EI_CODEC_ISA avx2\n#include \"codec/codec_${format}.cc\"\n" @ONLY)
+    set_source_files_properties(${wider} PROPERTIES COMPILE_OPTIONS "${flags};${EI_FLAGS_avx2}")
+    set_source_files_properties(codec/codec.cc PROPERTIES COMPILE_DEFINITIONS EI_CODEC_AVX2)
+    set(EI_SOURCES ${EI_SOURCES} ${wider})
+  endif()
+  set(EI_SOURCES ${EI_SOURCES} PARENT_SCOPE)
+endfunction()
+
 # ei_library(NAME): the shared library, from an object library NAME_objects that tests can link to as well.
 function(ei_library name)
   file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/generated/kernel_list.inc CONTENT "${EI_KERNEL_LIST}" @ONLY)

@@ -1,30 +1,44 @@
 #include "codec/codec.h"
+#include "core/isa.h"
 
 namespace ei {
 
-extern const Codec ei_codec_f16, ei_codec_bf16, ei_codec_q4_0, ei_codec_q4_1, ei_codec_q5_0, ei_codec_q5_1, ei_codec_q8_0, ei_codec_q4_k,
-    ei_codec_q5_k, ei_codec_q6_k, ei_codec_iq4_nl;
+// The codecs of a list of formats, as one compilation of their files named them.
+#define EI_CODEC_LIST(ISA)                                                                                                     \
+    EI_CODEC_ENTRY(f16, ISA) EI_CODEC_ENTRY(bf16, ISA) EI_CODEC_ENTRY(q4_0, ISA) EI_CODEC_ENTRY(q4_1, ISA)                     \
+    EI_CODEC_ENTRY(q5_0, ISA) EI_CODEC_ENTRY(q5_1, ISA) EI_CODEC_ENTRY(q8_0, ISA) EI_CODEC_ENTRY(q4_k, ISA)                    \
+    EI_CODEC_ENTRY(q5_k, ISA) EI_CODEC_ENTRY(q6_k, ISA) EI_CODEC_ENTRY(iq4_nl, ISA)
+
+#define EI_CODEC_ENTRY(FORMAT, ISA) extern const Codec EI_CODEC_NAMED(FORMAT, ISA);
+EI_CODEC_LIST(baseline)
+#if defined(EI_CODEC_AVX2)
+EI_CODEC_LIST(avx2)
+#endif
+#undef EI_CODEC_ENTRY
 
 namespace {
 
-const Codec *const kCodecs[] = {&ei_codec_f16,  &ei_codec_q4_0, &ei_codec_q4_1, &ei_codec_q5_0, &ei_codec_q5_1,  &ei_codec_q8_0,
-                                &ei_codec_q4_k, &ei_codec_q5_k, &ei_codec_q6_k, &ei_codec_iq4_nl, &ei_codec_bf16};
+#define EI_CODEC_ENTRY(FORMAT, ISA) &EI_CODEC_NAMED(FORMAT, ISA),
+const Codec *const kBaseline[] = {EI_CODEC_LIST(baseline)};
+#if defined(EI_CODEC_AVX2)
+const Codec *const kAvx2[] = {EI_CODEC_LIST(avx2)};
+#endif
+#undef EI_CODEC_ENTRY
 
-const Codec *find_codec(int32_t format) {
-    for (const Codec *codec : kCodecs) {
+template <size_t kCount>
+const Codec *find(const Codec *const (&codecs)[kCount], int32_t format) {
+    for (const Codec *codec : codecs) {
         if (codec->id == format) return codec;
     }
     return nullptr;
 }
 
-// As bits, which are ordered like the magnitudes and put infinity and NaN on top.
-bool in_range(const float *x, int64_t n) {
-    int32_t largest = 0;
-    for (int64_t i = 0; i < n; ++i) {
-        const int32_t magnitude = static_cast<int32_t>(float_bits(x[i]) & 0x7fffffff);
-        largest = magnitude > largest ? magnitude : largest;
-    }
-    return largest < static_cast<int32_t>(float_bits(kMaxValue));
+// The compilation for the widest vectors that may be used. All give the same bits.
+const Codec *find_codec(int32_t format) {
+#if defined(EI_CODEC_AVX2)
+    if (ei_enabled() & isa_bit(EI_ISA_AVX2)) return find(kAvx2, format);
+#endif
+    return find(kBaseline, format);
 }
 
 }  // namespace
@@ -39,7 +53,6 @@ int64_t ei_encode(int32_t format, const float *rows, int64_t n_rows, int64_t n_c
     for (int64_t row = 0; row < n_rows; ++row) {
         const float *x = rows + row * n_cols;
         uint8_t *out = static_cast<uint8_t *>(blocks) + static_cast<size_t>(row * n_blocks) * codec->block_bytes;
-        if (!codec->special && !ei::in_range(x, n_cols)) return row;
         if (!codec->encode(x, importance, n_blocks, out)) return row;
     }
     return n_rows;

@@ -1,5 +1,7 @@
 // Rows of floats to blocks of a format as they lie in a file, and back. One file per format; edgeinfer/kernels/formats has the same in
 // NumPy, and both give the same bits: float operations here are single +, -, *, / in a written order, and rounding is `nearest` below.
+// So they may be compiled once more for an instruction set with wider vectors (ei_codec in cmake/kernels.cmake), which says EI_CODEC_ISA:
+// everything inline has a namespace for each, since the linker would take two copies of one name for each other.
 #ifndef EI_CODEC_CODEC_H
 #define EI_CODEC_CODEC_H
 
@@ -9,26 +11,46 @@
 #include "core/half.h"
 #include "edgeinfer_kernels.h"
 
+#ifndef EI_CODEC_ISA
+#define EI_CODEC_ISA baseline
+#endif
+#define EI_CODEC_JOIN(format, isa) ei_codec_##format##_##isa
+#define EI_CODEC_NAMED(format, isa) EI_CODEC_JOIN(format, isa)
+// The name of a format's codec in this compilation.
+#define EI_CODEC(format) EI_CODEC_NAMED(format, EI_CODEC_ISA)
+
 namespace ei {
 
 struct Codec {
     int32_t id;  // EI_FORMAT_...
     int32_t block_size;
     size_t block_bytes;
-    bool special;  // stores NaN and infinity; other formats are given values below kMaxValue only
-    // weights: one per x, or null for all 1. False where a scale is beyond half precision; the rest of the blocks is then not written.
+    // weights: one per x, or null for all 1. False for a value that the format cannot hold; blocks after it are then not written.
     bool (*encode)(const float *x, const float *weights, int64_t n_blocks, uint8_t *blocks);
     void (*decode)(const uint8_t *blocks, int64_t n_blocks, float *x);
 };
+
+namespace EI_CODEC_ISA {
 
 // Below this no sum of squares over a block overflows, and no scale above it would fit half precision.
 static constexpr float kMaxValue = 0x1p40f;
 // Values whose spread is below this count as equal: no scale of half precision resolves it.
 static constexpr float kTinySpread = 0x1p-100f;
 
+// Whether all are below kMaxValue. As bits, which are ordered like the magnitudes and put infinity and NaN on top.
+static inline bool in_range(const float *x, int64_t n) {
+    int32_t largest = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        const int32_t magnitude = static_cast<int32_t>(float_bits(x[i]) & 0x7fffffff);
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    return largest < static_cast<int32_t>(float_bits(kMaxValue));
+}
+
 // Blocks need not be aligned. weights may be null.
 template <class Block, int kSize, bool (*kEncode)(const float *x, const float *weights, Block &block)>
 bool encode_blocks(const float *x, const float *weights, int64_t n_blocks, uint8_t *blocks) {
+    if (!in_range(x, n_blocks * kSize)) return false;
     for (int64_t b = 0; b < n_blocks; ++b) {
         Block block;
         if (!kEncode(x + b * kSize, weights ? weights + b * kSize : nullptr, block)) return false;
@@ -48,12 +70,13 @@ void decode_blocks(const uint8_t *blocks, int64_t n_blocks, float *x) {
 
 template <class Block, int kSize, bool (*kEncode)(const float *, const float *, Block &), void (*kDecode)(const Block &, float *)>
 constexpr Codec make_codec(int32_t id) {
-    return {id, kSize, sizeof(Block), false, encode_blocks<Block, kSize, kEncode>, decode_blocks<Block, kSize, kDecode>};
+    return {id, kSize, sizeof(Block), encode_blocks<Block, kSize, kEncode>, decode_blocks<Block, kSize, kDecode>};
 }
 
 static inline bool finite_half(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
 
 static inline float minimum(float a, float b) { return a < b ? a : b; }
+static inline int32_t least_of(int32_t a, int32_t b) { return a < b ? a : b; }
 static inline float maximum(float a, float b) { return a > b ? a : b; }
 
 // To integers, ties to even, for magnitudes below 2^22: adding 1.5 * 2^23 leaves no bits for a fraction.
@@ -87,13 +110,11 @@ static inline Extremes extremes(const float *x) {
 // The value of greatest magnitude, the first of several.
 template <int kN>
 static inline float farthest(const float *x) {
-    int32_t largest = 0;
-    for (int i = 0; i < kN; ++i) {
-        const int32_t magnitude = static_cast<int32_t>(float_bits(x[i]) & 0x7fffffff);
-        largest = magnitude > largest ? magnitude : largest;
-    }
+    const Extremes ends = extremes<kN>(x);
+    const uint32_t low = float_bits(ends.least) & 0x7fffffff, high = float_bits(ends.greatest) & 0x7fffffff;
+    if (low != high) return low > high ? ends.least : ends.greatest;
     int at = 0;
-    while (static_cast<int32_t>(float_bits(x[at]) & 0x7fffffff) != largest) ++at;
+    while ((float_bits(x[at]) & 0x7fffffff) != high) ++at;
     return x[at];
 }
 
@@ -108,14 +129,15 @@ static inline void unpack_nibbles(const uint8_t *bytes, uint8_t *q) {
 }
 
 // The fifth bits of 32 elements, element i in bit i.
-static inline void pack_fifth_bits(const uint8_t *q, uint8_t *bytes) {
-    uint32_t all = 0;
-    for (int i = 0; i < 32; ++i) all |= static_cast<uint32_t>(q[i] >> 4 & 1) << i;
-    for (int i = 0; i < 4; ++i) bytes[i] = static_cast<uint8_t>(all >> 8 * i);
+static inline void put_word(uint32_t word, uint8_t *bytes) {
+    for (int i = 0; i < 4; ++i) bytes[i] = static_cast<uint8_t>(word >> 8 * i);
 }
 static inline void add_fifth_bits(const uint8_t *bytes, uint8_t *q) {
     for (int i = 0; i < 32; ++i) q[i] = static_cast<uint8_t>(q[i] | (bytes[i / 8] >> i % 8 & 1) << 4);
 }
+
+}  // namespace EI_CODEC_ISA
+using namespace EI_CODEC_ISA;
 
 }  // namespace ei
 #endif

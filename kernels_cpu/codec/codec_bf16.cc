@@ -23,7 +23,7 @@ void decode(const uint8_t *in, int64_t n, float *x) {
 
 }  // namespace
 
-extern const Codec ei_codec_bf16;
-const Codec ei_codec_bf16{EI_FORMAT_BF16, 1, 2, true, encode, decode};
+extern const Codec EI_CODEC(bf16);
+const Codec EI_CODEC(bf16){EI_FORMAT_BF16, 1, 2, encode, decode};
 
 }  // namespace ei

@@ -22,7 +22,7 @@ void decode(const uint8_t *in, int64_t n, float *x) {
 
 }  // namespace
 
-extern const Codec ei_codec_f16;
-const Codec ei_codec_f16{EI_FORMAT_F16, 1, 2, true, encode, decode};
+extern const Codec EI_CODEC(f16);
+const Codec EI_CODEC(f16){EI_FORMAT_F16, 1, 2, encode, decode};
 
 }  // namespace ei

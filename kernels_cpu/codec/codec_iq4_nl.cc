@@ -45,7 +45,7 @@ void decode(const BlockQ4_0 &block, float *x) {
 
 }  // namespace
 
-extern const Codec ei_codec_iq4_nl;
-const Codec ei_codec_iq4_nl = make_codec<BlockQ4_0, 32, encode, decode>(EI_FORMAT_IQ4_NL);
+extern const Codec EI_CODEC(iq4_nl);
+const Codec EI_CODEC(iq4_nl) = make_codec<BlockQ4_0, 32, encode, decode>(EI_FORMAT_IQ4_NL);
 
 }  // namespace ei

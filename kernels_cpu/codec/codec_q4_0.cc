@@ -1,5 +1,6 @@
 // x = d * (q - 8). The value of greatest magnitude gets q = 0, whatever its sign, so that all of 0 to 15 is used.
 #include "codec/codec.h"
+#include "core/compiler.h"
 
 namespace ei {
 namespace {
@@ -7,12 +8,10 @@ namespace {
 bool encode(const float *x, const float *, BlockQ4_0 &block) {
     const float d = farthest<32>(x) / -8.0f, inverse = reciprocal(d);
     block.d = float_to_half(d);
-    uint8_t q[32];
-    for (int i = 0; i < 32; ++i) {
-        const int32_t at = static_cast<int32_t>(x[i] * inverse + 8.5f);  // 8 times a rounding above 8 at most: never below 0
-        q[i] = static_cast<uint8_t>(at < 15 ? at : 15);
-    }
-    pack_nibbles<16>(q, block.qs);
+    // 8 times a rounding above 8 at most: never below 0.
+    const auto quant = [inverse](float value) { return least_of(static_cast<int32_t>(value * inverse + 8.5f), 15); };
+    EI_ROLLED  // GCC would unroll 16 rounds before it can make vectors of them
+    for (int i = 0; i < 16; ++i) block.qs[i] = static_cast<uint8_t>(quant(x[i]) | quant(x[i + 16]) << 4);
     return finite_half(block.d);
 }
 
@@ -25,7 +24,7 @@ void decode(const BlockQ4_0 &block, float *x) {
 
 }  // namespace
 
-extern const Codec ei_codec_q4_0;
-const Codec ei_codec_q4_0 = make_codec<BlockQ4_0, 32, encode, decode>(EI_FORMAT_Q4_0);
+extern const Codec EI_CODEC(q4_0);
+const Codec EI_CODEC(q4_0) = make_codec<BlockQ4_0, 32, encode, decode>(EI_FORMAT_Q4_0);
 
 }  // namespace ei

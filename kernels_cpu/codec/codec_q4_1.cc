@@ -1,5 +1,6 @@
 // x = d * q + m, from the least to the greatest value in 15 steps.
 #include "codec/codec.h"
+#include "core/compiler.h"
 
 namespace ei {
 namespace {
@@ -8,12 +9,9 @@ bool encode(const float *x, const float *, BlockQ4_1 &block) {
     const Extremes ends = extremes<32>(x);
     const float m = ends.least, d = (ends.greatest - m) / 15.0f, inverse = reciprocal(d);
     block.d = float_to_half(d), block.m = float_to_half(m);
-    uint8_t q[32];
-    for (int i = 0; i < 32; ++i) {
-        const int32_t at = static_cast<int32_t>((x[i] - m) * inverse + 0.5f);
-        q[i] = static_cast<uint8_t>(at < 15 ? at : 15);
-    }
-    pack_nibbles<16>(q, block.qs);
+    const auto quant = [inverse, m](float value) { return least_of(static_cast<int32_t>((value - m) * inverse + 0.5f), 15); };
+    EI_ROLLED  // GCC would unroll 16 rounds before it can make vectors of them
+    for (int i = 0; i < 16; ++i) block.qs[i] = static_cast<uint8_t>(quant(x[i]) | quant(x[i + 16]) << 4);
     return finite_half(block.d) && finite_half(block.m);
 }
 
@@ -26,7 +24,7 @@ void decode(const BlockQ4_1 &block, float *x) {
 
 }  // namespace
 
-extern const Codec ei_codec_q4_1;
-const Codec ei_codec_q4_1 = make_codec<BlockQ4_1, 32, encode, decode>(EI_FORMAT_Q4_1);
+extern const Codec EI_CODEC(q4_1);
+const Codec EI_CODEC(q4_1) = make_codec<BlockQ4_1, 32, encode, decode>(EI_FORMAT_Q4_1);
 
 }  // namespace ei

@@ -25,7 +25,7 @@ void decode(const BlockQ4_K &block, float *x) {
 
 }  // namespace
 
-extern const Codec ei_codec_q4_k;
-const Codec ei_codec_q4_k = make_codec<BlockQ4_K, 256, encode, decode>(EI_FORMAT_Q4_K);
+extern const Codec EI_CODEC(q4_k);
+const Codec EI_CODEC(q4_k) = make_codec<BlockQ4_K, 256, encode, decode>(EI_FORMAT_Q4_K);
 
 }  // namespace ei

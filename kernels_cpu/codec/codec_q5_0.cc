@@ -1,5 +1,6 @@
 // x = d * (q - 16). The value of greatest magnitude gets q = 0, whatever its sign, so that all of 0 to 31 is used.
 #include "codec/codec.h"
+#include "core/compiler.h"
 
 namespace ei {
 namespace {
@@ -7,13 +8,16 @@ namespace {
 bool encode(const float *x, const float *, BlockQ5_0 &block) {
     const float d = farthest<32>(x) / -16.0f, inverse = reciprocal(d);
     block.d = float_to_half(d);
-    uint8_t q[32];
-    for (int i = 0; i < 32; ++i) {
-        const int32_t at = static_cast<int32_t>(x[i] * inverse + 16.5f);  // 16 times a rounding above 16 at most: never below 0
-        q[i] = static_cast<uint8_t>(at < 31 ? at : 31);
+    // 16 times a rounding above 16 at most: never below 0.
+    const auto quant = [inverse](float value) { return least_of(static_cast<int32_t>(value * inverse + 16.5f), 31); };
+    uint32_t fifth = 0;
+    EI_ROLLED  // GCC would unroll 16 rounds before it can make vectors of them
+    for (int i = 0; i < 16; ++i) {
+        const int32_t low = quant(x[i]), high = quant(x[i + 16]);
+        block.qs[i] = static_cast<uint8_t>((low & 15) | (high & 15) << 4);
+        fifth |= static_cast<uint32_t>(low >> 4 << i | high >> 4 << (i + 16));
     }
-    pack_fifth_bits(q, block.qh);
-    pack_nibbles<16>(q, block.qs);
+    put_word(fifth, block.qh);
     return finite_half(block.d);
 }
 
@@ -27,7 +31,7 @@ void decode(const BlockQ5_0 &block, float *x) {
 
 }  // namespace
 
-extern const Codec ei_codec_q5_0;
-const Codec ei_codec_q5_0 = make_codec<BlockQ5_0, 32, encode, decode>(EI_FORMAT_Q5_0);
+extern const Codec EI_CODEC(q5_0);
+const Codec EI_CODEC(q5_0) = make_codec<BlockQ5_0, 32, encode, decode>(EI_FORMAT_Q5_0);
 
 }  // namespace ei

@@ -34,7 +34,7 @@ void decode(const BlockQ5_K &block, float *x) {
 
 }  // namespace
 
-extern const Codec ei_codec_q5_k;
-const Codec ei_codec_q5_k = make_codec<BlockQ5_K, 256, encode, decode>(EI_FORMAT_Q5_K);
+extern const Codec EI_CODEC(q5_k);
+const Codec EI_CODEC(q5_k) = make_codec<BlockQ5_K, 256, encode, decode>(EI_FORMAT_Q5_K);
 
 }  // namespace ei

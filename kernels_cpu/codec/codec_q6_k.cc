@@ -15,12 +15,14 @@ struct Inverses {
 constexpr Inverses kInverses;
 
 bool encode(const float *x, const float *weights, BlockQ6_K &block) {
-    float ones[16], best[16];
-    for (float &one : ones) one = 1.0f;
-    for (int s = 0; s < 16; ++s) {
-        best[s] = fit_scale<16>(x + 16 * s, weights ? weights + 16 * s : ones, kInverses.values,
-                                [](float scaled) { return clamped(scaled, -32.0f, 31.0f); });
+    float columns[16][16], column_weights[16][16], best[16];
+    for (int i = 0; i < 16; ++i) {
+        for (int s = 0; s < 16; ++s) {
+            columns[i][s] = x[16 * s + i];
+            column_weights[i][s] = weights ? weights[16 * s + i] : 1.0f;
+        }
     }
+    fit_scales(columns, column_weights, kInverses.values, [](float scaled) { return clamped(scaled, -32.0f, 31.0f); }, best);
     block.d = float_to_half(farthest<16>(best) / -128.0f);
     if (!finite_half(block.d)) return false;
     const float d = half_to_float(block.d);
@@ -58,7 +60,7 @@ void decode(const BlockQ6_K &block, float *x) {
 
 }  // namespace
 
-extern const Codec ei_codec_q6_k;
-const Codec ei_codec_q6_k = make_codec<BlockQ6_K, 256, encode, decode>(EI_FORMAT_Q6_K);
+extern const Codec EI_CODEC(q6_k);
+const Codec EI_CODEC(q6_k) = make_codec<BlockQ6_K, 256, encode, decode>(EI_FORMAT_Q6_K);
 
 }  // namespace ei

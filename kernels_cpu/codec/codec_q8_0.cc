@@ -22,7 +22,7 @@ void decode(const BlockQ8_0 &block, float *x) {
 
 }  // namespace
 
-extern const Codec ei_codec_q8_0;
-const Codec ei_codec_q8_0 = make_codec<BlockQ8_0, 32, encode, decode>(EI_FORMAT_Q8_0);
+extern const Codec EI_CODEC(q8_0);
+const Codec EI_CODEC(q8_0) = make_codec<BlockQ8_0, 32, encode, decode>(EI_FORMAT_Q8_0);
 
 }  // namespace ei

@@ -10,6 +10,7 @@
 #include "core/compiler.h"
 
 namespace ei {
+namespace EI_CODEC_ISA {
 
 // The sum of kN terms, a power of two: the second half is added to the first until one is left, an order that suits vectors. Destroys them.
 template <int kN>
@@ -86,6 +87,46 @@ static inline float fit_scale(const float *x, const float *w, const float (&inve
         if (gain > best) best = gain, scale = a;
     }
     return scale;
+}
+
+// `fit_scale` of kLanes blocks of kN at once, x[i][lane]: sums run over i, so that vectors need not be added up across. The same bits.
+template <int kN, int kLanes, int kCandidates, class Quantize>
+static inline void fit_scales(const float (&x)[kN][kLanes], const float (&w)[kN][kLanes], const float (&inverses)[kCandidates],
+                              Quantize quantize, float (&scale)[kLanes]) {
+    float peak[kLanes], safe[kLanes], best[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+        float column[kN];
+        for (int i = 0; i < kN; ++i) column[i] = x[i][lane];
+        peak[lane] = farthest<kN>(column);
+    }
+    for (int lane = 0; lane < kLanes; ++lane) {
+        safe[lane] = maximum(peak[lane], -peak[lane]) < kTinySpread ? 1.0f : peak[lane];
+        scale[lane] = safe[lane] / inverses[0], best[lane] = 0.0f;
+    }
+    for (int c = 0; c < kCandidates; ++c) {
+        float inverse[kLanes], t[kN][kLanes], u[kN][kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) inverse[lane] = inverses[c] / safe[lane];
+        EI_ROLLED
+        for (int i = 0; i < kN; ++i) {
+            for (int lane = 0; lane < kLanes; ++lane) {
+                const float q = quantize(x[i][lane] * inverse[lane]), wq = w[i][lane] * q;
+                t[i][lane] = wq * q;
+                u[i][lane] = wq * x[i][lane];
+            }
+        }
+        for (int half = kN / 2; half > 0; half /= 2) {  // the order of `total`
+            for (int i = 0; i < half; ++i) {
+                for (int lane = 0; lane < kLanes; ++lane) t[i][lane] += t[i + half][lane], u[i][lane] += u[i + half][lane];
+            }
+        }
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const float sum_qq = t[0][lane], sum_qx = u[0][lane];
+            const float a = sum_qx / (sum_qq > 0.0f ? sum_qq : 1.0f), gain = sum_qq > 0.0f ? a * sum_qx : 0.0f;
+            scale[lane] = gain > best[lane] ? a : scale[lane];
+            best[lane] = gain > best[lane] ? gain : best[lane];
+        }
+    }
+    for (int lane = 0; lane < kLanes; ++lane) scale[lane] = maximum(peak[lane], -peak[lane]) < kTinySpread ? 0.0f : scale[lane];
 }
 
 // ---- Q4_K and Q5_K: eight sub-blocks of 32, each with a scale and a min of 6 bits.
@@ -198,5 +239,6 @@ static inline void unpack_scales(const uint8_t (&bytes)[12], SuperBlock &out) {
     }
 }
 
+}  // namespace EI_CODEC_ISA
 }  // namespace ei
 #endif
