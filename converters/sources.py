@@ -46,8 +46,11 @@ class SourceTensor:
 class TensorSource(Protocol):
     """A model's tensors under their GGUF names. ``label`` names the source in messages."""
 
-    label: str
-    tensors: Mapping[str, SourceTensor]
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def tensors(self) -> Mapping[str, SourceTensor]: ...
 
     def rows(self, name: str, first: int, n_rows: int) -> Bytes:
         """The blocks of some rows, uint8 ``(n_rows, row_bytes)``, a new array. Raises `FormatError` where the bytes are
@@ -82,7 +85,7 @@ class GGUFSource:
             stream = self._streams[info.path] = self._open.enter_context(open_regular(info.path))
         blocks = np.empty((n_rows, tensor.row_bytes), np.uint8)
         stream.seek(info.offset + first * tensor.row_bytes)
-        room = memoryview(blocks.reshape(-1))
+        room = blocks.reshape(-1).data
         while room:
             got = stream.readinto(room)  # type: ignore[attr-defined]
             if not got:

@@ -45,8 +45,8 @@ def each_layer(decoder: Decoder, shapes: Mapping[str, Shape]) -> dict[str, Shape
     return {f"blk.{layer}.{name}": shape for layer in layers for name, shape in shapes.items()}
 
 
-def refuse(file: GGUFFile, what: str, where: str = "") -> UnsupportedModel:
-    return UnsupportedModel(f"{file.path}: {what}, which {where or 'the ONNX form'} of {file.architecture} models lacks")
+def refuse(file: GGUFFile, what: str) -> UnsupportedModel:
+    return UnsupportedModel(f"{file.path}: {what}, which the ONNX form of {file.architecture} models does not have")
 
 
 def _matrices(sizes: Hyperparameters) -> dict[str, Shape]:
@@ -89,7 +89,10 @@ def _rope(file: GGUFFile, sizes: Hyperparameters) -> Rope:
     factor = meta.number(f"{scaling}.factor", 1.0)
     if kind == "none":
         # llama.cpp takes a factor without a type for linear scaling, as old files have it.
-        kind, factor = "linear", meta.number(f"{scaling}.factor", meta.number(f"{file.architecture}.rope.scale_linear", 1.0))
+        kind, factor = (
+            "linear",
+            meta.number(f"{scaling}.factor", meta.number(f"{file.architecture}.rope.scale_linear", 1.0)),
+        )
     if kind not in ("linear", "yarn") or factor <= 0:
         raise refuse(file, f"rope.scaling is {kind!r} by {factor:g}")
     rope = Rope(sizes.rope_theta, sizes.head_dim, factor)

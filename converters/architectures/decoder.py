@@ -4,14 +4,14 @@ files of tensors nor ONNX."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgeinfer.converters.architectures.rope import Rope
-from edgeinfer.converters.sources import SourceTensor
+from edgeinfer.converters.sources import SourceTensor, TensorSource
 from edgeinfer.errors import FormatError
 from edgeinfer.onnx.package import Hyperparameters
 
-__all__ = ["Decoder", "Shape", "check_tensors"]
+__all__ = ["Decoder", "Shape", "check_tensors", "with_factors"]
 
 Shape = tuple[int, ...]
 
@@ -21,9 +21,9 @@ class Decoder:
     """A model of the family norm - attention - norm - gated feed-forward.
 
     ``required`` and ``optional``: shapes by GGUF name, rows first. ``ignored`` may be there and mean nothing to a
-    graph. ``interleaved_rope``: rows of Q and K lie in pairs (2i, 2i + 1) that are rotated together, instead of
-    (i, i + half). ``qk_norm``: each head of Q and K has its norm; ``post_norms``: norms after attention and after the
-    feed-forward too. ``rope_local`` is for windowed layers.
+    graph. ``rope_factors`` is the tensor with `Rope.factors`; ``rope_local`` is for windowed layers.
+    ``interleaved_rope``: rows of Q and K lie in pairs (2i, 2i + 1) that are rotated together, instead of (i, i + half).
+    ``qk_norm``: each head of Q and K has its norm; ``post_norms``: norms after attention and feed-forward too.
     """
 
     architecture: str
@@ -32,10 +32,23 @@ class Decoder:
     required: Mapping[str, Shape]
     optional: Mapping[str, Shape] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
+    rope_factors: str | None = None
     rope_local: Rope | None = None
     interleaved_rope: bool = False
     qk_norm: bool = False
     post_norms: bool = False
+
+
+def with_factors(decoder: Decoder, source: TensorSource) -> Decoder:
+    """The decoder with what its rope takes from a tensor, and its sizes with the angles of a rope that is not plain."""
+    rope = decoder.rope
+    if decoder.rope_factors is not None:
+        factors = source.rows(decoder.rope_factors, 0, 1).view("<f4")[0]
+        rope = replace(rope, factors=tuple(float(factor) for factor in factors))
+    if rope.plain:
+        return decoder
+    sizes = replace(decoder.sizes, rope_frequencies=tuple(rope.angles().tolist()), rope_magnitude=rope.magnitude)
+    return replace(decoder, rope=rope, sizes=sizes)
 
 
 def check_tensors(decoder: Decoder, tensors: Mapping[str, SourceTensor], label: str) -> None:

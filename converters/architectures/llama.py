@@ -13,7 +13,7 @@ __all__ = ["describe"]
 
 def describe(file: GGUFFile) -> Decoder:
     """The rows of Q and K lie in pairs that are rotated together. Some models have biases; Llama 3 slows down the turns
-    of its slowest pairs."""
+    of its slowest pairs. A window that a file claims (Mistral 7B of 2023) is not kept, as llama.cpp does not."""
     plain = base(file)
     sizes = plain.sizes
     q, kv = sizes.n_heads * sizes.head_dim, sizes.n_kv_heads * sizes.head_dim
@@ -32,6 +32,6 @@ def describe(file: GGUFFile) -> Decoder:
         plain,
         optional=optional,
         ignored=frozenset(each_layer(plain, {"attn_rot_embd.weight": (), "attention.rotary_emb.inv_freq": ()})),
-        rope=replace(plain.rope, factors=factors),
+        rope_factors=factors,
         interleaved_rope=True,
     )

@@ -29,19 +29,24 @@ class Yarn:
 @dataclass(frozen=True, slots=True)
 class Rope:
     """``head_dim`` elements are rotated in pairs; pair i turns by ``theta ** (-2 i / head_dim) / factor`` a position.
-    ``factors``: the name of a tensor that divides each pair's angle further (Llama 3), or None."""
+    ``factors`` divide each pair's angle further (Llama 3)."""
 
     theta: float
     head_dim: int
     factor: float = 1.0
     yarn: Yarn | None = None
-    factors: str | None = None
+    factors: tuple[float, ...] | None = None
 
-    def angles(self, factors: Floats | None = None) -> npt.NDArray[np.float64]:
+    @property
+    def plain(self) -> bool:
+        """Whether ``theta`` says all."""
+        return self == Rope(self.theta, self.head_dim)
+
+    def angles(self) -> npt.NDArray[np.float64]:
         """Radians a position of each pair, ``(head_dim / 2,)``."""
         plain = self.theta ** (-np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim)
-        if factors is not None:
-            plain = plain / factors.astype(np.float64)
+        if self.factors is not None:
+            plain = plain / np.array(self.factors)
         stretched: npt.NDArray[np.float64] = plain / self.factor
         if self.yarn is None:
             return stretched
@@ -63,9 +68,9 @@ class Rope:
         """The pair that makes that many turns within the trained context."""
         return self.head_dim * math.log(yarn.n_ctx / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
 
-    def tables(self, n_ctx: int, factors: Floats | None = None) -> Iterator[tuple[Floats, Floats]]:
+    def tables(self, n_ctx: int) -> Iterator[tuple[Floats, Floats]]:
         """Cosines and sines of positions 0 to ``n_ctx`` - 1 in pieces of rows, each ``(rows, head_dim / 2)``."""
-        angles = self.angles(factors)
+        angles = self.angles()
         for first in range(0, n_ctx, _PIECE):
             turned = np.arange(first, min(n_ctx, first + _PIECE), dtype=np.float64)[:, None] * angles
             yield tuple(  # type: ignore[misc]

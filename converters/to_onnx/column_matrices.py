@@ -73,6 +73,7 @@ class ColumnMatrices:
             steps[:, first:end] = parts.scales.T
             if parts.offsets is not None and offsets is not None:
                 self._write_offsets(offsets, parts.offsets, first)
+        self._weights.measures.stored(tensor, form, 1)
         return Columns(n_rows, n_cols, q, scales, form.block, offsets)
 
     def _offsets(self, name: str, tensor: SourceTensor) -> Columns:
@@ -98,4 +99,5 @@ def _signed(q: Bytes, bits: int) -> Bytes:
         whole: Bytes = q.reshape(len(q), -1) ^ np.uint8(128)
         return whole
     pairs = np.stack([q & 15, q >> 4], axis=-1).reshape(len(q), -1)
-    return pairs - np.uint8(8)
+    signed: Bytes = pairs - np.uint8(8)
+    return signed

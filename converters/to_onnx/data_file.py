@@ -80,7 +80,7 @@ class DataFile:
         return region
 
     def write(self, array: npt.NDArray[np.generic], offset: int) -> None:
-        data = memoryview(np.ascontiguousarray(array)).cast("B")
+        data = np.ascontiguousarray(array).data.cast("B")
         self._stream.seek(offset)
         while data:
             data = data[self._stream.write(data) :]

@@ -10,13 +10,14 @@ from typing import Literal, Protocol
 
 from edgeinfer import __version__, gguf
 from edgeinfer.converters.architectures import describe
-from edgeinfer.converters.architectures.decoder import check_tensors
+from edgeinfer.converters.architectures.decoder import check_tensors, with_factors
 from edgeinfer.converters.sources import GGUFSource
 from edgeinfer.converters.to_onnx.folder import new_folder
 from edgeinfer.converters.to_onnx.genai import write_genai
-from edgeinfer.converters.to_onnx.graph_files import Job, check_static, described, sha256, write_dynamic, write_static
+from edgeinfer.converters.to_onnx.graph_files import Job, described, sha256, write_dynamic, write_static
 from edgeinfer.converters.to_onnx.requantize import Quant, check_quant
 from edgeinfer.converters.to_onnx.space import package_bytes
+from edgeinfer.errors import UsageError
 from edgeinfer.gguf import writer as gguf_writer
 from edgeinfer.onnx.package import MANIFEST, VOCABULARY, Package, Variant
 
@@ -43,7 +44,7 @@ def export(
     variant: Sequence[VariantName] = ("cpu",),
     quant: Quant = "keep",
     name: str | None = None,
-    n_ctx: int = NPU_CTX,
+    n_ctx: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Package:
@@ -51,12 +52,13 @@ def export(
 
     Everything that can be known beforehand is checked before anything is written: the file's structure, its
     architecture, every tensor's name, shape and type, room on the disk. Memory: one piece of a tensor, some ten MB,
-    beside the header; of variant ``npu``, whose matrices are transposed, also the pages of one matrix that is being written.
-    ``n_ctx`` is the context of that variant's graphs. ``force`` replaces an older package.
+    beside the header; of variant ``npu``, whose matrices are transposed, also the pages of the one that is written.
+    ``n_ctx`` is the context of that variant's graphs (None: `NPU_CTX`, or the model's where that is less). ``force``
+    replaces an older package.
 
     Raises what `gguf.read` does; `UnsupportedModel` for an architecture that has no ONNX form, `UnsupportedQuant` for
     tensors that cannot be kept, `FormatError` naming every tensor that is missing or unexpected, `UsageError` for a
-    folder that is there already or a disk without room.
+    folder that is there already, a disk without room or a context beyond the model's.
     """
     file = gguf.read(path)
     decoder = describe(file)
@@ -64,15 +66,22 @@ def export(
     names = tuple(dict.fromkeys(variant))
     with GGUFSource(file) as source:
         check_tensors(decoder, source.tensors, source.label)
+        decoder = with_factors(decoder, source)
         check_quant(source, quant)
-        if "npu" in names:
-            check_static(file, decoder)
         needed = package_bytes(source, quant, decoder, names)
-        total = (len({*names} - {"cuda"}) or 1) * sum(tensor.n_bytes for tensor in file.tensors.values())
+        n_graphs = bool({"cpu", "cuda"} & {*names}) + ("npu" in names)
+        total = n_graphs * sum(tensor.n_bytes for tensor in file.tensors.values())
+        n_ctx = _context(decoder.sizes.n_ctx_train, n_ctx)
         with new_folder(Path(folder), needed, force) as made:
             job = Job(file, decoder, source, quant, made, _counter(shown, total))
             package = _package(job, names, name or file.path.stem, n_ctx)
     return replace(package, folder=Path(folder))
+
+
+def _context(n_ctx_train: int, n_ctx: int | None) -> int:
+    if n_ctx is not None and not 1 <= n_ctx <= n_ctx_train:
+        raise UsageError(f"a context of {n_ctx} is wanted, but the model was trained for {n_ctx_train}")
+    return n_ctx or min(NPU_CTX, n_ctx_train)
 
 
 def _counter(progress: Progress, total: int) -> Callable[[int], None]:

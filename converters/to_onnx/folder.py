@@ -32,8 +32,8 @@ def new_folder(target: Path, n_bytes: int, force: bool) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
     with _own(partial):
-        _check_space(target.parent, n_bytes)
         try:
+            _check_space(target.parent, n_bytes)
             yield partial
             _sync(partial)
             _put(partial, target)

@@ -125,7 +125,8 @@ def _q4_1(blocks: Bytes) -> _Decoded:
 
 def _five_bits(low: Bytes, high: Bytes) -> Bytes:
     """Weights of 0 to 31 as 112 to 143: 128 stands for their middle, 16."""
-    return (from_nibbles(low, 16) | from_bits(high) << 4).astype(np.uint8) + np.uint8(112)
+    q: Bytes = (from_nibbles(low, 16) | from_bits(high) << 4).astype(np.uint8) + np.uint8(112)
+    return q
 
 
 def _q5_0(blocks: Bytes) -> _Decoded:

@@ -44,7 +44,11 @@ def _config(meta: Metadata, decoder: Decoder, graph: str) -> dict[str, Any]:
         "context_length": sizes.n_ctx_train,
         "eos_token_id": ends if len(ends) != 1 else ends[0],
         "decoder": {
-            "session_options": {"log_id": "onnxruntime-genai", "log_severity_level": _ERRORS_ONLY, "provider_options": []},
+            "session_options": {
+                "log_id": "onnxruntime-genai",
+                "log_severity_level": _ERRORS_ONLY,
+                "provider_options": [],
+            },
             "filename": graph,
             "head_size": sizes.head_dim,
             "hidden_size": sizes.n_embd,

@@ -53,7 +53,7 @@ class Nodes:
 def constant(name: str, array: npt.NDArray[np.generic]) -> ir.Value:
     """A small initializer inside the graph."""
     tensor = ir.tensor(array, name=name)
-    return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    return ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
 
 
 def typed(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
 
-from edgeinfer.converters.architectures.base import refuse
 from edgeinfer.converters.architectures.decoder import Decoder
-from edgeinfer.converters.architectures.rope import Rope
 from edgeinfer.converters.sources import TensorSource, pieces
 from edgeinfer.converters.to_onnx import variants
 from edgeinfer.converters.to_onnx.column_matrices import ColumnMatrices
@@ -24,7 +22,7 @@ from edgeinfer.gguf import TENSOR_TYPES, GGUFFile
 from edgeinfer.gguf import writer as gguf_writer
 from edgeinfer.onnx.package import File, TensorForm, Variant
 
-__all__ = ["Job", "check_static", "described", "sha256", "write_dynamic", "write_static"]
+__all__ = ["Job", "described", "sha256", "write_dynamic", "write_static"]
 
 _DYNAMIC = ("model.onnx", "model.onnx.data")
 _STATIC = "npu"
@@ -66,13 +64,6 @@ def write_dynamic(job: Job) -> Variant:
     return Variant(_DYNAMIC[0], described(job.folder, _DYNAMIC))
 
 
-def check_static(file: GGUFFile, decoder: Decoder) -> None:
-    """Raises `UnsupportedModel` for a rope that the host of fixed graphs does not make."""
-    plain = Rope(decoder.rope.theta, decoder.rope.head_dim)
-    if decoder.rope != plain:
-        raise refuse(file, "its rope is stretched (rope.scaling or rope_freqs.weight)", "variant npu")
-
-
 def write_static(job: Job, n_ctx: int) -> Variant:
     """The graphs of variant ``npu``, which share their data, and the table of embeddings for the host."""
     folder, measures = job.folder / _STATIC, Measures(job.advance)
@@ -97,8 +88,10 @@ def _write_table(job: Job, path: Path) -> None:
     tensor = job.source.tensors[name]
     kind = next(kind for kind in TENSOR_TYPES.values() if kind.name == tensor.type)
 
-    def rows() -> Iterable[gguf_writer.Piece]:
-        return (job.source.rows(name, first, n) for first, n in pieces(tensor, _PIECE_BYTES))
+    def rows() -> Iterator[gguf_writer.Piece]:
+        for first, n_rows in pieces(tensor, _PIECE_BYTES):
+            job.advance(n_rows * tensor.row_bytes)
+            yield job.source.rows(name, first, n_rows)
 
     prefixes = ("general.", f"{job.decoder.architecture}.")
     keys = {key: job.file.metadata.stored(key) for key in job.file.metadata if key.startswith(prefixes)}

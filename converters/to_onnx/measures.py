@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.converters.sources import SourceTensor
-from edgeinfer.converters.to_onnx.forms import CORRECTION_BLOCK, OFFSET_STEP, Form
+from edgeinfer.converters.to_onnx.forms import OFFSET_STEP, Form
 
 __all__ = ["Measures"]
 
@@ -46,13 +46,14 @@ class Measures:
         self._square += float(np.square(wanted, dtype=np.float64).sum())
         self._n_requantized += wanted.size
 
-    def stored(self, tensor: SourceTensor, form: Form) -> None:
+    def stored(self, tensor: SourceTensor, form: Form, n_offset_scales: int) -> None:
+        """A matrix was written; its offsets have so many scales a row."""
         n_weights = tensor.n_rows * tensor.n_cols
         self._n_weights += n_weights
         self._bits += n_weights * (form.bits + 32 / form.block)
         if form.corrected:
             n = tensor.n_cols // OFFSET_STEP
-            bits = tensor.n_rows * (8 * n + 32 * math.ceil(n / CORRECTION_BLOCK))
+            bits = tensor.n_rows * (8 * n + 32 * n_offset_scales)
             self._bits += bits
             self._correction_bits += bits
             self._n_corrected += n_weights

@@ -13,6 +13,7 @@ All else is ONNX already. Operators and values have the names of the tensors tha
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import Any
 
 import onnx_ir as ir
 
@@ -53,7 +54,7 @@ class _Planner:
         self.tensors = tensors
         self.made = Nodes()
 
-    def __call__(self, op_type: str, *inputs: ir.Value, name: str, **attributes: object) -> ir.Value:
+    def __call__(self, op_type: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
         return self.made(op_type, *inputs, name=name, domain=PLAN, **attributes)
 
     def norm(self, x: ir.Value, name: str, heads: int = 0) -> ir.Value:

@@ -19,7 +19,8 @@ Floats = npt.NDArray[np.float32]
 Quant = Literal["keep", "int4", "int8"]
 QUANTS: tuple[Quant, ...] = ("keep", "int4", "int8")
 _TABLES = ("token_embd.weight", "output.weight")
-_BLOCK = 32
+_BLOCK: Literal[32] = 32
+_MOST = np.float32(65504)
 
 
 def check_quant(source: TensorSource, quant: Quant) -> None:
@@ -67,10 +68,11 @@ def values(type_name: str, rows: Bytes) -> Floats:
 
 def requantized(rows: Floats, form: Form) -> tuple[Parts, Floats]:
     """Rows rounded to the nearest step, and what they became. The weight that is farthest from 0 gets the end of the
-    range, which for 4 bits is the longer one."""
+    range, which for 4 bits is the longer one. Scales have half precision, so that blocks of GGUF can be made again."""
     blocks = rows.reshape(len(rows), -1, _BLOCK)
     ends = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2)
     middle, scales = (8, ends / np.float32(-8)) if form.bits == 4 else (128, np.abs(ends) / np.float32(127))
+    scales = np.clip(scales, -_MOST, _MOST).astype(np.float16).astype(np.float32)
     divisors = np.where(scales == 0, np.float32(1), scales)
     steps = np.clip(np.rint(blocks / divisors), -middle, middle - 1)
     got = (steps * scales).reshape(rows.shape)

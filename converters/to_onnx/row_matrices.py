@@ -77,6 +77,7 @@ class RowMatrices:
                 self._weights.measures.rounded(parts.offsets, back)
                 offsets.write(kept, first * n)
                 offset_scales.write(kept_scales, first * n_groups * 4)
+        self._weights.measures.stored(tensor, form, n_groups)
         correction = None
         if offsets and offset_scales:
             correction = Correction(offsets.value, offset_scales.value, n, forms.CORRECTION_BLOCK)

@@ -56,7 +56,9 @@ def static(
 
 
 def _lowered(plan: ir.Model, passes: Iterable[ir.passes.InPlacePass]) -> ir.Model:
-    model = ir.passes.Sequential(*passes)(plan).model
+    model = plan
+    for each in passes:  # a Sequential would hide what a tensor's file raises
+        model = each(model).model
     left = sorted({node.op_type for node in model.graph if node.domain == PLAN})
     if left:
         raise ValueError(f"no pass has replaced {', '.join(left)}")

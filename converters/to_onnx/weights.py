@@ -1,4 +1,4 @@
-"""Tensors of a source on their way into graphs: read in pieces of rows, in the rows' order of the graph, as parts of the
+"""Tensors of a source on their way into graphs: read in pieces of rows, in the graph's order of rows, as parts of the
 form that each gets. Owns which form that is; knows neither layouts of matrices (`row_matrices`, `column_matrices`) nor
 nodes."""
 
@@ -70,7 +70,6 @@ class Weights:
             self.tensors[name] = TensorForm(tensor.type, "float", 0)
         else:
             self.tensors[name] = TensorForm(tensor.type, f"nbits{form.bits}", form.block, form.corrected)
-            self.measures.stored(tensor, form)
         return tensor, form
 
     def raw_pieces(self, name: str) -> Iterator[tuple[int, Bytes]]:
@@ -101,4 +100,5 @@ class Weights:
         """Rows of whole heads in pairs (2i, 2i + 1) as halves (i, i + half): what the graph's rope rotates together.
         Exact, as blocks lie along rows."""
         head = self._decoder.sizes.head_dim
-        return np.arange(n_rows).reshape(-1, head // 2, 2).transpose(0, 2, 1).reshape(-1)
+        halves: npt.NDArray[np.int64] = np.arange(n_rows).reshape(-1, head // 2, 2).transpose(0, 2, 1).reshape(-1)
+        return halves

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.options import Command, debug_flag, json_flag
+from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
 from edgeinfer.cli.pulling import download_progress, size
 from edgeinfer.text.printable import printable
 
@@ -22,7 +22,7 @@ _VARIANTS = ("cpu", "npu", "cuda")
 @click.argument("model")
 @click.argument("folder", metavar="DIR")
 @click.option("--to", "target", type=click.Choice(["onnx"]), required=True, help="The format to write.")
-@click.option(
+@flag(
     "--variant",
     type=click.Choice([*_VARIANTS, "all"]),
     multiple=True,
@@ -30,27 +30,33 @@ _VARIANTS = ("cpu", "npu", "cuda")
     show_default=True,
     help="For what: cpu and cuda share a graph, npu has graphs of fixed shapes. May be repeated.",
 )
-@click.option(
+@flag(
     "--quant",
     type=click.Choice(["keep", "int4", "int8"]),
     default="keep",
     show_default=True,
     help="keep: weights as they are. int4, int8: rounded once more, with the error measured.",
 )
-@click.option(
+@flag(
     "-c",
     "--ctx-size",
     "n_ctx",
-    type=click.IntRange(64, 1 << 20),
-    default=2048,
-    show_default=True,
-    help="Context of the npu variant, whose graphs have it built in.",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Context of variant npu, whose graphs have it built in.  [default: 2048]",
 )
 @click.option("--force", is_flag=True, help="Replace an older package.")
 @json_flag
 @debug_flag
 def command(
-    model: str, folder: str, target: str, variant: tuple[str, ...], quant: str, n_ctx: int, force: bool, as_json: bool  # noqa: ARG001
+    model: str,
+    folder: str,
+    target: str,  # noqa: ARG001
+    variant: tuple[str, ...],
+    quant: str,
+    n_ctx: int | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Convert MODEL into a new folder DIR.
 
@@ -67,7 +73,14 @@ def command(
     names: Any = _VARIANTS if "all" in variant else variant
     with download_progress(f"converting {printable(source.name)}") as progress:
         made = export(
-            source.path, folder, variant=names, quant=quant, name=source.name, n_ctx=n_ctx, force=force, progress=progress
+            source.path,
+            folder,
+            variant=names,
+            quant=quant,
+            name=source.name,
+            n_ctx=n_ctx,
+            force=force,
+            progress=progress,
         )
     if as_json:
         click.echo(json.dumps(_summary(made) | {"seconds": round(time.monotonic() - started, 2)}))
@@ -119,7 +132,7 @@ def _lines(made: Package) -> list[str]:
     elif measured["max_error"]:
         lines.append(
             f"blocks are kept; their least values are rounded by at most {measured['max_error']:.3g} "
-            f"({measured['rms_error']:.2g} root mean square), at {measured['correction_bits_per_weight']:.2f} bits a weight"
+            f"({measured['rms_error']:.2g} root mean square) at {measured['correction_bits_per_weight']:.2f} bits each"
         )
     else:
         lines.append("blocks are kept, every weight exactly")

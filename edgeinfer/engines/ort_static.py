@@ -61,10 +61,10 @@ class _Rotation:
     tables: tuple[Floats, Floats]
 
     @classmethod
-    def of(cls, name: str, theta: float, head_dim: int, n_positions: int) -> _Rotation:
-        frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    def of(cls, name: str, frequencies: npt.NDArray[np.float64], magnitude: float, n_positions: int) -> _Rotation:
         angles = np.arange(n_positions)[:, None] * frequencies
-        return cls(name, (np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)))
+        cos, sin = ((magnitude * turned).astype(np.float32) for turned in (np.cos(angles), np.sin(angles)))
+        return cls(name, (cos, sin))
 
     def inputs(self, begin: int, size: int) -> dict[str, Floats]:
         names = (f"{self.name}.cos", f"{self.name}.sin")
@@ -271,11 +271,18 @@ def _windows(hyper: Hyperparameters) -> dict[str, int]:
 
 
 def _rotations(hyper: Hyperparameters, n_positions: int) -> list[_Rotation]:
-    """Those that the layers need: layers with a window may have frequencies of their own."""
-    local = hyper.rope_theta_local
+    """Those that the layers need: layers with a window may have frequencies of their own, and a model may come with
+    its own where ``rope_theta`` does not say all."""
+    local, given = hyper.rope_theta_local, hyper.rope_frequencies
     own = {local is not None and hyper.windowed(layer) for layer in range(hyper.n_layers)}
-    thetas = {False: ("rope", hyper.rope_theta), True: ("rope_local", local or 0.0)}
-    return [_Rotation.of(*thetas[each], hyper.head_dim, n_positions) for each in sorted(own)]
+
+    def plain(theta: float) -> npt.NDArray[np.float64]:
+        frequencies: npt.NDArray[np.float64] = theta ** (-np.arange(0, hyper.head_dim, 2) / hyper.head_dim)
+        return frequencies
+
+    shared = plain(hyper.rope_theta) if given is None else np.array(given)
+    ropes = {False: ("rope", shared, hyper.rope_magnitude), True: ("rope_local", plain(local or 1.0), 1.0)}
+    return [_Rotation.of(*ropes[each], n_positions) for each in sorted(own)]
 
 
 def _table(package: Package, variant: Variant) -> TokenTable:

@@ -16,7 +16,7 @@ these layouts; knows neither files nor graphs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from edgeinfer.gguf.formats import TENSOR_TYPES
 from edgeinfer.kernels import library
 from edgeinfer.kernels.formats.packing import half_precision, halves, six_bit_pairs
 
-__all__ = ["Operands", "Unfit", "candidates", "rebuild"]
+__all__ = ["ROUNDABLE", "Operands", "Unfit", "candidates", "rebuild"]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -35,6 +35,8 @@ _IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53,
 
 
 _KINDS = {kind.name: kind for kind in TENSOR_TYPES.values()}
+ROUNDABLE = ("Q4_0", "Q8_0")
+"""Formats for weights that were quantized with scales of any size."""
 _SIGNED = (-128, *(top for n in range(127, 0, -1) for top in (-n, n)))
 _UNSIGNED = tuple(range(63, 0, -1))
 _TINY = np.float32(2.0**-24)
@@ -67,12 +69,15 @@ def candidates(type_name: str, n_bits: int, block: int, corrected: bool) -> tupl
     return tuple(sorted(known, key=lambda name: name != type_name))
 
 
-def rebuild(type_name: str, rows: Operands) -> Bytes:
-    """Blocks of that format, uint8 (rows, bytes of a row). Raises `Unfit`, `BackendUnavailable` without the library."""
+def rebuild(type_name: str, rows: Operands, *, rounded: bool = False) -> Bytes:
+    """Blocks of that format, uint8 (rows, bytes of a row). ``rounded``: scales of Q4_0 and Q8_0 may be off by the
+    rounding to half precision. Raises `Unfit`, `BackendUnavailable` without the library."""
     if not np.isfinite(rows.scales).all():
         raise Unfit("scales that are not numbers")
     if type_name == "IQ4_NL":
         return _iq4_nl(rows).reshape(len(rows.q), -1)
+    if rounded and type_name in ROUNDABLE:
+        rows = replace(rows, scales=_rounded(rows.scales))
     heads = np.ascontiguousarray(_HEADS[type_name](rows))
     kind, q = _KINDS[type_name], np.ascontiguousarray(rows.q)
     blocks = np.empty((len(heads), kind.block_bytes), np.uint8)
@@ -91,6 +96,14 @@ def _half(rows: Operands) -> Bytes:
     if not np.array_equal(half_precision(flat), flat):
         raise Unfit("scales that are not of half precision")
     return halves(flat)
+
+
+def _rounded(scales: Floats) -> Floats:
+    """Scales of half precision that are next to these. Raises `Unfit` where one would be off by more than 2^-11."""
+    found = half_precision(scales)
+    if not (np.abs(found - scales) <= np.float32(2.0**-11) * np.abs(scales)).all():
+        raise Unfit("scales beyond half precision")
+    return found
 
 
 def _iq4_nl(rows: Operands) -> Bytes:

@@ -1,4 +1,4 @@
-"""Typed access to JSON that nobody vouches for: each getter answers a value of its type or says which field is wrong."""
+"""Typed access to JSON that nobody vouches for: each getter answers a value of its type, or says which is wrong."""
 
 from __future__ import annotations
 
@@ -70,11 +70,14 @@ class Fields:
         return value
 
     def number(self, key: str, *, above: float | None = None) -> float:
-        value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not -_HUGE < value < _HUGE:
-            raise self.wrong(key, "must be a finite number")
+        value = self._number(key, self.get(key))
         if above is not None and value <= above:
             raise self.wrong(key, f"is {value}, but must be above {above}")
+        return value
+
+    def _number(self, key: str, value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -_HUGE < value < _HUGE:
+            raise self.wrong(key, "must be a finite number")
         return float(value)
 
     def _array(self, key: str) -> list[Any]:
@@ -85,6 +88,9 @@ class Fields:
 
     def integers(self, key: str, *, low: int = 0) -> list[int]:
         return [self._integer(key, value, low, 1 << 62) for value in self._array(key)]
+
+    def numbers(self, key: str) -> list[float]:
+        return [self._number(key, value) for value in self._array(key)]
 
     def texts(self, key: str) -> list[str]:
         values = self._array(key)

@@ -37,7 +37,8 @@ def attend_in_half(proto: onnx.ModelProto) -> None:
         out = node.output[0]
         node.output[0] = f"{out}.half"
         proto.graph.node.append(node)
-        proto.graph.node.append(helper.make_node("Cast", [node.output[0]], [out], f"{out}.single", to=TensorProto.FLOAT))
+        back = helper.make_node("Cast", [node.output[0]], [out], f"{out}.single", to=TensorProto.FLOAT)
+        proto.graph.node.append(back)
     for value in (*proto.graph.input, *proto.graph.output):
         if value.name in caches:
             value.type.tensor_type.elem_type = TensorProto.FLOAT16

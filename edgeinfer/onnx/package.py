@@ -42,7 +42,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class Hyperparameters:
     """A decoder's sizes and constants. ``sliding_window``: a windowed layer sees that many tokens, its own among them;
     layer i is windowed unless ``window_pattern`` divides i + 1 (None: all are). ``rope_theta_local`` is for windowed
-    layers."""
+    layers. Where the rope is not that of ``rope_theta`` alone, ``rope_frequencies`` has the radians a position of each
+    pair, and cosines and sines are multiplied by ``rope_magnitude``."""
 
     n_layers: int
     n_embd: int
@@ -61,6 +62,8 @@ class Hyperparameters:
     sliding_window: int | None = None
     window_pattern: int | None = None
     tied_embeddings: bool = False
+    rope_frequencies: tuple[float, ...] | None = None
+    rope_magnitude: float = 1.0
 
     def windowed(self, layer: int) -> bool:
         """Whether a layer looks back only ``sliding_window`` tokens."""
@@ -223,16 +226,22 @@ def _hyperparameters(fields: Fields) -> Hyperparameters:
         return fields.integer(key, low=1) if fields.get(key) is not None else None
 
     counts = ("n_layers", "n_embd", "n_heads", "n_kv_heads", "head_dim", "n_ff", "n_vocab", "n_ctx_train")
+    floats = ("rope_theta", "norm_eps", "attention_scale")
+    plain: dict[str, Any] = {name: fields.integer(name, low=1, high=1 << 30) for name in counts}
+    plain |= {name: fields.number(name, above=0) for name in floats}
     made = Hyperparameters(
-        **{name: fields.integer(name, low=1, high=1 << 30) for name in counts},
-        **{name: fields.number(name, above=0) for name in ("rope_theta", "norm_eps", "attention_scale")},
+        **plain,
         activation=fields.choice("activation", ("silu", "gelu")),
         embedding_scale=fields.number("embedding_scale", above=0),
         rope_theta_local=fields.number("rope_theta_local", above=0) if fields.get("rope_theta_local") else None,
         sliding_window=optional("sliding_window"),
         window_pattern=optional("window_pattern"),
         tied_embeddings=fields.flag("tied_embeddings"),
+        rope_frequencies=tuple(fields.numbers("rope_frequencies")) if fields.get("rope_frequencies") else None,
+        rope_magnitude=fields.number("rope_magnitude", above=0) if fields.get("rope_magnitude") else 1.0,
     )
+    if made.rope_frequencies is not None and len(made.rope_frequencies) != made.head_dim // 2:
+        raise fields.wrong("rope_frequencies", f"has {len(made.rope_frequencies)} of {made.head_dim // 2} pairs")
     if made.n_heads % made.n_kv_heads:
         raise fields.wrong("n_kv_heads", f"is {made.n_kv_heads}, which does not divide {made.n_heads} heads")
     return made

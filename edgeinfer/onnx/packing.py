@@ -7,13 +7,13 @@ import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer import packed
+from edgeinfer import kernels, packed
 from edgeinfer.errors import UnsupportedModel
 from edgeinfer.gguf.formats import TENSOR_TYPES
 from edgeinfer.kernels import library
@@ -37,10 +37,12 @@ _LONGEST_NAME = 63
 
 @dataclass(frozen=True, slots=True)
 class PackedMatrix:
-    """``type_name``: the GGUF format that its panels were packed from. ``data`` is not to be changed."""
+    """``type_name``: the GGUF format that its panels were packed from. ``data`` is not to be changed. ``rounded``:
+    scales were, because the format keeps them in half precision and they are not."""
 
     type_name: str
     data: Bytes
+    rounded: bool = False
 
     @property
     def type_id(self) -> int:
@@ -53,7 +55,10 @@ class PackedMatrices:
 
     def __init__(self, matrices: Mapping[str, PackedMatrix], weights: packed.PackedWeights) -> None:
         self._matrices, self._weights = matrices, weights
-        self.mapped, self.notice = weights.mapped, weights.notice
+        self.mapped = weights.mapped
+        n = sum(matrix.rounded for matrix in matrices.values())
+        rounded = f"{n} weights have scales that our kernels keep in half precision: they were rounded" if n else ""
+        self.notice = "; ".join(line for line in (weights.notice, rounded) if line)
 
     def __getitem__(self, weight: str) -> PackedMatrix:
         return self._matrices[weight]
@@ -138,13 +143,15 @@ def _packed(product: Product, weights: Initializers, type_name: str, pool: Threa
     if product.bits == 32:
         return _fill(weights.float_type(product.weight), product, _float_rows(product, weights), pool)
     reasons = []
-    for candidate in _candidates(product, type_name):
-        if not library.load().ei_has_matmul(_IDS[candidate].id, product.n_cols):
-            continue
+    known = [name for name in _candidates(product, type_name) if kernels.has_matmul(_IDS[name].id, product.n_cols)]
+    # Exactly if it can be; a scale for each block holds what no common one does, within the rounding to half precision.
+    attempts = [(name, False) for name in known] + [(name, True) for name in known if name in blocks.ROUNDABLE]
+    for name, rounded in attempts:
         try:
-            return _fill(candidate, product, _block_rows(candidate, product, weights), pool)
+            made = _fill(name, product, _block_rows(name, product, weights, rounded), pool)
+            return replace(made, rounded=rounded or (product.correction > 0 and name != known[0]))
         except Unfit as error:
-            reasons.append(f"{candidate}: {error}")
+            reasons.append(f"{name}: {error}")
     raise UnsupportedModel(
         f"weight {product.weight!r} fits no format of our kernels ({'; '.join(reasons) or 'none has its form'})"
     )
@@ -156,7 +163,7 @@ Rows = Callable[[int, int], Bytes]
 
 def _fill(type_name: str, product: Product, rows: Rows, pool: ThreadPoolExecutor) -> PackedMatrix:
     """Pack all rows, in pieces of whole panels. Raises what ``rows`` raises."""
-    kernels, kind = library.load(), _IDS[type_name]
+    ours, kind = library.load(), _IDS[type_name]
     n_rows, n_cols = product.n_rows, product.n_cols
     memory = np.empty(_packed_bytes(kind.id, n_rows, n_cols) + _ALIGNMENT, np.uint8)
     data = memory[-memory.ctypes.data % _ALIGNMENT :][: memory.size - _ALIGNMENT]
@@ -166,8 +173,8 @@ def _fill(type_name: str, product: Product, rows: Rows, pool: ThreadPoolExecutor
         first, last = piece
         from_file = rows(first, last)
         to = data.ctypes.data + first // _PANEL_ROWS * panel_bytes
-        n_panels = kernels.ei_n_panels(last - first)
-        kernels.ei_pack(kind.id, from_file.ctypes.data, from_file.shape[1], last - first, n_cols, to, 0, n_panels)
+        n_panels = ours.ei_n_panels(last - first)
+        ours.ei_pack(kind.id, from_file.ctypes.data, from_file.shape[1], last - first, n_cols, to, 0, n_panels)
 
     for _ in pool.map(work, _pieces(n_rows, n_cols)):
         pass
@@ -187,7 +194,7 @@ def _float_rows(product: Product, weights: Initializers) -> Rows:
     return lambda first, last: np.ascontiguousarray(values[first:last]).view(np.uint8)
 
 
-def _block_rows(type_name: str, product: Product, weights: Initializers) -> Rows:
+def _block_rows(type_name: str, product: Product, weights: Initializers, rounded: bool) -> Rows:
     name, n_rows, block = product.weight, product.n_rows, product.block
     n_blocks = -(-product.n_cols // block)
     q = weights.array(f"{name}.q", np.uint8, (n_rows, n_blocks, block * product.bits // 8))
@@ -198,7 +205,7 @@ def _block_rows(type_name: str, product: Product, weights: Initializers) -> Rows
         cut = slice(first, last)
         spread, doubt = offsets(cut) if offsets else (None, None)
         operands = Operands(product.bits, block, np.asarray(q[cut]), np.asarray(scales[cut]), spread, doubt)
-        return np.ascontiguousarray(blocks.rebuild(type_name, operands))
+        return np.ascontiguousarray(blocks.rebuild(type_name, operands, rounded=rounded))
 
     return rows
 

@@ -1,5 +1,5 @@
-// The part of ONNX Runtime's C API that our operators touch, written down as facts: slots of its table of functions by their number, and the
-// structure by which an operator is described. Sources: include/onnxruntime/core/session/onnxruntime_c_api.h and onnxruntime_c_api.cc.
+// The part of ONNX Runtime's C API that our operators touch, written down as facts: slots of its table of functions by their number, and
+// the structure by which an operator is described. Sources: include/onnxruntime/core/session/onnxruntime_c_api.h and onnxruntime_c_api.cc.
 // ONNX Runtime promises that a slot never moves: the table only grows at its end, so what version 1.17 has is there in all later ones.
 // onnxruntime/register.cc asks for this version and tries the slots that can be tried without a model.
 #ifndef EI_ABI_ONNXRUNTIME_1_17_H
@@ -65,7 +65,8 @@ struct OrtCustomOp {
     size_t(EI_ORT_CALL *GetAliasMap)(int **input_index, int **output_index);
     void(EI_ORT_CALL *ReleaseAliasMap)(int *input_index, int *output_index);
 };
-static_assert(offsetof(OrtCustomOp, CreateKernelV2) == 17 * sizeof(void *) && sizeof(OrtCustomOp) == 26 * sizeof(void *), "OrtCustomOp of 1.18");
+static_assert(offsetof(OrtCustomOp, CreateKernelV2) == 17 * sizeof(void *), "OrtCustomOp since 1.16");
+static_assert(sizeof(OrtCustomOp) == 26 * sizeof(void *), "OrtCustomOp of 1.18");
 
 }  // extern "C"
 
@@ -79,38 +80,38 @@ enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
 enum { kDefaultMemory = 0, kDeviceAllocator = 0 };
 
 // EI_ORT(slot, result, name, arguments)
-#define EI_ORT_SLOTS(EI_ORT)                                                                                                                  \
-    EI_ORT(0, OrtStatus *, CreateStatus, (int code, const char *message))                                                                     \
-    EI_ORT(1, int, GetErrorCode, (const OrtStatus *))                                                                                         \
-    EI_ORT(2, const char *, GetErrorMessage, (const OrtStatus *))                                                                             \
-    EI_ORT(26, OrtStatus *, CreateCustomOpDomain, (const char *name, OrtCustomOpDomain **))                                                   \
-    EI_ORT(27, OrtStatus *, CustomOpDomain_Add, (OrtCustomOpDomain *, const OrtCustomOp *))                                                   \
-    EI_ORT(28, OrtStatus *, AddCustomOpDomain, (OrtSessionOptions *, OrtCustomOpDomain *))                                                    \
-    EI_ORT(49, OrtStatus *, CreateTensorWithDataAsOrtValue,                                                                                   \
-           (const OrtMemoryInfo *, void *data, size_t n_bytes, const int64_t *shape, size_t n_dims, int type, OrtValue **))                   \
-    EI_ORT(51, OrtStatus *, GetTensorMutableData, (OrtValue *, void **))                                                                      \
-    EI_ORT(60, OrtStatus *, GetTensorElementType, (const OrtTensorTypeAndShapeInfo *, int *))                                                 \
-    EI_ORT(61, OrtStatus *, GetDimensionsCount, (const OrtTensorTypeAndShapeInfo *, size_t *))                                                \
-    EI_ORT(62, OrtStatus *, GetDimensions, (const OrtTensorTypeAndShapeInfo *, int64_t *, size_t))                                            \
-    EI_ORT(65, OrtStatus *, GetTensorTypeAndShape, (const OrtValue *, OrtTensorTypeAndShapeInfo **))                                          \
-    EI_ORT(69, OrtStatus *, CreateCpuMemoryInfo, (int allocator, int memory, OrtMemoryInfo **))                                               \
-    EI_ORT(85, OrtStatus *, KernelInfoGetAttribute_float, (const OrtKernelInfo *, const char *name, float *))                                 \
-    EI_ORT(86, OrtStatus *, KernelInfoGetAttribute_int64, (const OrtKernelInfo *, const char *name, int64_t *))                               \
-    EI_ORT(87, OrtStatus *, KernelInfoGetAttribute_string, (const OrtKernelInfo *, const char *name, char *, size_t *n))                           \
-    EI_ORT(88, OrtStatus *, KernelContext_GetInputCount, (const OrtKernelContext *, size_t *))                                                \
-    EI_ORT(89, OrtStatus *, KernelContext_GetOutputCount, (const OrtKernelContext *, size_t *))                                               \
-    EI_ORT(90, OrtStatus *, KernelContext_GetInput, (const OrtKernelContext *, size_t, const OrtValue **))                                    \
-    EI_ORT(91, OrtStatus *, KernelContext_GetOutput, (OrtKernelContext *, size_t, const int64_t *shape, size_t n_dims, OrtValue **))          \
-    EI_ORT(93, void, ReleaseStatus, (OrtStatus *))                                                                                            \
-    EI_ORT(94, void, ReleaseMemoryInfo, (OrtMemoryInfo *))                                                                                    \
-    EI_ORT(96, void, ReleaseValue, (OrtValue *))                                                                                              \
-    EI_ORT(99, void, ReleaseTensorTypeAndShapeInfo, (OrtTensorTypeAndShapeInfo *))                                                            \
-    EI_ORT(163, OrtStatus *, KernelInfoGetAttributeArray_int64, (const OrtKernelInfo *, const char *name, int64_t *, size_t *n))              \
-    EI_ORT(230, OrtStatus *, KernelInfo_GetInputCount, (const OrtKernelInfo *, size_t *))                                                     \
-    EI_ORT(231, OrtStatus *, KernelInfo_GetOutputCount, (const OrtKernelInfo *, size_t *))                                                    \
-    EI_ORT(244, OrtStatus *, KernelInfo_GetNodeName, (const OrtKernelInfo *, char *, size_t *n))                                              \
-    EI_ORT(249, OrtStatus *, KernelInfoGetConstantInput_tensor, (const OrtKernelInfo *, size_t, int *is_constant, const OrtValue **))         \
-    EI_ORT(274, OrtStatus *, KernelContext_ParallelFor,                                                                                       \
+#define EI_ORT_SLOTS(EI_ORT)                                                                                                            \
+    EI_ORT(0, OrtStatus *, CreateStatus, (int code, const char *message))                                                               \
+    EI_ORT(1, int, GetErrorCode, (const OrtStatus *))                                                                                   \
+    EI_ORT(2, const char *, GetErrorMessage, (const OrtStatus *))                                                                       \
+    EI_ORT(26, OrtStatus *, CreateCustomOpDomain, (const char *name, OrtCustomOpDomain **))                                             \
+    EI_ORT(27, OrtStatus *, CustomOpDomain_Add, (OrtCustomOpDomain *, const OrtCustomOp *))                                             \
+    EI_ORT(28, OrtStatus *, AddCustomOpDomain, (OrtSessionOptions *, OrtCustomOpDomain *))                                              \
+    EI_ORT(49, OrtStatus *, CreateTensorWithDataAsOrtValue,                                                                             \
+           (const OrtMemoryInfo *, void *data, size_t n_bytes, const int64_t *shape, size_t n_dims, int type, OrtValue **))             \
+    EI_ORT(51, OrtStatus *, GetTensorMutableData, (OrtValue *, void **))                                                                \
+    EI_ORT(60, OrtStatus *, GetTensorElementType, (const OrtTensorTypeAndShapeInfo *, int *))                                           \
+    EI_ORT(61, OrtStatus *, GetDimensionsCount, (const OrtTensorTypeAndShapeInfo *, size_t *))                                          \
+    EI_ORT(62, OrtStatus *, GetDimensions, (const OrtTensorTypeAndShapeInfo *, int64_t *, size_t))                                      \
+    EI_ORT(65, OrtStatus *, GetTensorTypeAndShape, (const OrtValue *, OrtTensorTypeAndShapeInfo **))                                    \
+    EI_ORT(69, OrtStatus *, CreateCpuMemoryInfo, (int allocator, int memory, OrtMemoryInfo **))                                         \
+    EI_ORT(85, OrtStatus *, KernelInfoGetAttribute_float, (const OrtKernelInfo *, const char *name, float *))                           \
+    EI_ORT(86, OrtStatus *, KernelInfoGetAttribute_int64, (const OrtKernelInfo *, const char *name, int64_t *))                         \
+    EI_ORT(87, OrtStatus *, KernelInfoGetAttribute_string, (const OrtKernelInfo *, const char *name, char *, size_t *n))                \
+    EI_ORT(88, OrtStatus *, KernelContext_GetInputCount, (const OrtKernelContext *, size_t *))                                          \
+    EI_ORT(89, OrtStatus *, KernelContext_GetOutputCount, (const OrtKernelContext *, size_t *))                                         \
+    EI_ORT(90, OrtStatus *, KernelContext_GetInput, (const OrtKernelContext *, size_t, const OrtValue **))                              \
+    EI_ORT(91, OrtStatus *, KernelContext_GetOutput, (OrtKernelContext *, size_t, const int64_t *shape, size_t n_dims, OrtValue **))    \
+    EI_ORT(93, void, ReleaseStatus, (OrtStatus *))                                                                                      \
+    EI_ORT(94, void, ReleaseMemoryInfo, (OrtMemoryInfo *))                                                                              \
+    EI_ORT(96, void, ReleaseValue, (OrtValue *))                                                                                        \
+    EI_ORT(99, void, ReleaseTensorTypeAndShapeInfo, (OrtTensorTypeAndShapeInfo *))                                                      \
+    EI_ORT(163, OrtStatus *, KernelInfoGetAttributeArray_int64, (const OrtKernelInfo *, const char *name, int64_t *, size_t *n))        \
+    EI_ORT(230, OrtStatus *, KernelInfo_GetInputCount, (const OrtKernelInfo *, size_t *))                                               \
+    EI_ORT(231, OrtStatus *, KernelInfo_GetOutputCount, (const OrtKernelInfo *, size_t *))                                              \
+    EI_ORT(244, OrtStatus *, KernelInfo_GetNodeName, (const OrtKernelInfo *, char *, size_t *n))                                        \
+    EI_ORT(249, OrtStatus *, KernelInfoGetConstantInput_tensor, (const OrtKernelInfo *, size_t, int *is_constant, const OrtValue **))   \
+    EI_ORT(274, OrtStatus *, KernelContext_ParallelFor,                                                                                 \
            (const OrtKernelContext *, void (*work)(void *, size_t), size_t n_items, size_t n_batches, void *data))
 
 // The functions, copied out of the table once.

@@ -50,7 +50,9 @@ Split AttentionShape::best_split(int n_threads) const {
 
 Split AttentionShape::finest_split() const { return split(n_tokens, 1); }
 
-size_t AttentionShape::scratch_bytes(const Split &s) const { return ei_attention_scratch_bytes(n_kv, head_dim, s.tokens, s.heads, s.parts); }
+size_t AttentionShape::scratch_bytes(const Split &s) const {
+    return ei_attention_scratch_bytes(n_kv, head_dim, s.tokens, s.heads, s.parts);
+}
 
 ei_attention_unit AttentionShape::unit(const Split &s, int64_t index, int64_t *stream) const {
     const int64_t head_block = index % s.head_blocks, kv_head = index / s.head_blocks % n_kv_heads;

@@ -5,7 +5,8 @@
 //
 //   e = exp(-|z|), 0 below exp(-80); sigmoid(z) = (z < 0 ? e : 1) / (1 + e)
 //
-// Every element by itself, in the same operations in every instruction set and at every place of a vector. Written once over 16 lanes (`L`).
+// Every element by itself, in the same operations in every instruction set and at every place of a vector. Written once over 16 lanes
+// (`L`, attention/lanes_<isa>.h).
 #ifndef EI_GATE_GATE_H
 #define EI_GATE_GATE_H
 

@@ -28,8 +28,8 @@ void multiply_group(const Product &p, const void *packed, const char *activation
         const int64_t row = panel * kPanelRows;
         for (int c = 0; c < outputs.n; ++c) out[c] = outputs.column[c] + row;
         p.matmul->matmul({static_cast<const uint8_t *>(packed) + static_cast<size_t>(panel) * p.panel_bytes,
-                          reinterpret_cast<const uint8_t *>(activations) + static_cast<size_t>(group) * p.group_bytes, p.n_blocks, out, outputs.n,
-                          static_cast<int>(std::min<int64_t>(kPanelRows, p.n_rows - row))});
+                          reinterpret_cast<const uint8_t *>(activations) + static_cast<size_t>(group) * p.group_bytes, p.n_blocks, out,
+                          outputs.n, static_cast<int>(std::min<int64_t>(kPanelRows, p.n_rows - row))});
     }
 }
 

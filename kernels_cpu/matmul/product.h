@@ -17,8 +17,9 @@ struct Columns {
 
     float *operator[](int64_t index) const {
         if (index < n1) return reinterpret_cast<float *>(data + static_cast<size_t>(index) * stride1);
-        const size_t i1 = static_cast<size_t>(index % n1), i2 = static_cast<size_t>(index / n1 % n2), i3 = static_cast<size_t>(index / n1 / n2);
-        return reinterpret_cast<float *>(data + i1 * stride1 + i2 * stride2 + i3 * stride3);
+        const int64_t i1 = index % n1, i2 = index / n1 % n2, i3 = index / n1 / n2;
+        return reinterpret_cast<float *>(data + static_cast<size_t>(i1) * stride1 + static_cast<size_t>(i2) * stride2 +
+                                         static_cast<size_t>(i3) * stride3);
     }
 };
 
@@ -28,6 +29,7 @@ struct Product {
     int64_t n_cols, n_rows, n_columns, n_blocks, n_x_blocks, n_groups, n_panels;
     size_t block_bytes, group_bytes, panel_bytes;
 
+    Product() = default;
     // With the kernels in use; the format is one of ei_has_matmul.
     Product(int32_t format_id, int64_t n_cols_, int64_t n_rows_, int64_t n_columns_);
 

@@ -26,7 +26,7 @@ class GateKernel {
         Tensor gate, up;
         EI_TRY(read_input(node_, context, 0, "gate", ort::kFloat, &gate));
         EI_TRY(read_input(node_, context, 1, "up", ort::kFloat, &up));
-        if (gate.n_dims != up.n_dims || std::memcmp(gate.shape, up.shape, sizeof gate.shape) != 0) return node_.fail("gate and up are not of one shape");
+        if (!gate.same_shape(up)) return node_.fail("gate and up are not of one shape");
         float *out = nullptr;
         EI_TRY(make_output(context, 0, gate.shape, gate.n_dims, &out));
         constexpr int64_t kStep = 8192;

@@ -59,9 +59,9 @@ OrtStatus *MultiplyKernel::read(const OrtKernelInfo *info) {
     for (n_weights_ = 0; n_weights_ < n; ++n_weights_) {
         const size_t i = n_weights_;
         if (formats[i] < 0 || formats[i] > EI_FORMAT_BF16 || !ei_has_matmul(static_cast<int32_t>(formats[i]), n_cols_)) {
-            return node_.fail("there is no product of format %lld with rows of %lld", static_cast<long long>(formats[i]), static_cast<long long>(n_cols_));
+            return node_.fail("there is no product of format %lld with rows of %lld", wide(formats[i]), wide(n_cols_));
         }
-        if (n_rows[i] < 1 || n_rows[i] > INT32_MAX) return node_.fail("n_rows is %lld", static_cast<long long>(n_rows[i]));
+        if (n_rows[i] < 1 || n_rows[i] > INT32_MAX) return node_.fail("n_rows is %lld", wide(n_rows[i]));
         weights_[i].format = static_cast<int32_t>(formats[i]), weights_[i].n_rows = n_rows[i];
         EI_TRY(read_weight(info, i, biased[i] != 0, &input));
     }
@@ -74,13 +74,13 @@ OrtStatus *MultiplyKernel::read_weight(const OrtKernelInfo *info, size_t index, 
     EI_TRY(read_constant(node_, info, (*input)++, "the packed weight", ort::kUint8, &packed));
     const size_t wanted = ei_packed_bytes(w.format, w.n_rows, n_cols_);
     if (static_cast<size_t>(packed.count()) != wanted) {
-        return node_.fail("the packed weight has %lld bytes, not %zu", static_cast<long long>(packed.count()), wanted);
+        return node_.fail("the packed weight has %lld bytes, not %zu", wide(packed.count()), wanted);
     }
     if (reinterpret_cast<size_t>(packed.data) % 64 != 0) return node_.fail("the packed weight does not begin at a multiple of 64");
     w.packed = packed.data;
     if (biased) {
         EI_TRY(read_constant(node_, info, (*input)++, "the bias", ort::kFloat, &bias));
-        if (bias.count() != w.n_rows) return node_.fail("the bias has %lld elements, not %lld", static_cast<long long>(bias.count()), static_cast<long long>(w.n_rows));
+        if (bias.count() != w.n_rows) return node_.fail("the bias has %lld elements, not %lld", wide(bias.count()), wide(w.n_rows));
         w.bias = bias.as<float>();
     }
     const Format &mine = *find_format(w.format);
@@ -98,56 +98,70 @@ void add_bias(const Columns &out, int64_t n_columns, const float *bias, int64_t 
     }
 }
 
-OrtStatus *MultiplyKernel::compute(OrtKernelContext *context) const {
-    Tensor x;
-    EI_TRY(read_input(node_, context, 0, "x", ort::kFloat, &x));
-    if (x.n_dims < 1 || x.last() != n_cols_) return node_.fail("x has rows of %lld, not %lld", static_cast<long long>(x.last()), static_cast<long long>(n_cols_));
-    const int64_t m = x.count() / n_cols_;
-    const int n_threads = node_.threads(m);
-    const Columns columns{x.data, m, 1, static_cast<size_t>(n_cols_) * sizeof(float), 0, 0};
-    // Products, where each weight's quantized x is and where its results go, and the first chunk of each.
-    alignas(Product) char products_memory[kMostWeights * sizeof(Product)];
-    Product *const products = reinterpret_cast<Product *>(products_memory);
+// The products of one run: where each weight's quantized x is among the activations, where its results go, and how both kinds of work are
+// counted through all weights.
+struct Run {
+    Product products[kMostWeights];
     Columns out[kMostWeights];
     size_t at[kMostWeights + 1] = {};
-    int64_t chunk[kMostWeights], first_chunk[kMostWeights + 1] = {}, first_item[kMostWeights + 1] = {};
-    for (size_t i = 0; i < n_weights_; ++i) {
-        const Weight &w = weights_[i];
-        const Product &p = *new (products + i) Product(w.format, n_cols_, w.n_rows, m);
-        float *y = nullptr;
-        x.shape[x.n_dims - 1] = w.n_rows;
-        EI_TRY(make_output(context, i, x.shape, x.n_dims, &y));
-        out[i] = {reinterpret_cast<char *>(y), m, 1, static_cast<size_t>(w.n_rows) * sizeof(float), 0, 0};
-        at[i + 1] = at[i] + (w.like == i ? p.activation_bytes() : 0);
-        first_item[i + 1] = first_item[i] + (w.like == i ? p.n_items() : 0);
-        chunk[i] = p.chunk_panels(n_threads);
-        first_chunk[i + 1] = first_chunk[i] + (y ? divide_up(p.n_panels, chunk[i]) : 0);
-    }
-    if (m == 0) return nullptr;
-    char *const activations = workspace(at[n_weights_]);
-    if (activations == nullptr) return node_.fail("out of memory");
+    int64_t first_item[kMostWeights + 1] = {}, chunk[kMostWeights] = {}, first_chunk[kMostWeights + 1] = {};
+    size_t n = 0;
 
-    const auto quantize = [&](int64_t first, int64_t last) {
-        for (size_t i = 0; i < n_weights_; ++i) {
-            const int64_t begin = std::max(first, first_item[i]), end = std::min(last, first_item[i + 1]);
-            if (begin < end) products[i].quantize_items(columns, activations + at[i], begin - first_item[i], end - first_item[i]);
-        }
-    };
-    const int64_t n_items = first_item[n_weights_];
-    if (n_threads == 1 || products[0].small_x()) {
-        quantize(0, n_items);
-    } else {
-        const int64_t step = divide_up(n_items, 4 * n_threads);
-        EI_TRY(share_out(context, n_threads, divide_up(n_items, step), [&](int, int64_t i) { quantize(i * step, std::min(n_items, (i + 1) * step)); }));
+    void add(const Product &product, bool quantizes, float *y, int n_threads) {
+        products[n] = product;
+        out[n] = {reinterpret_cast<char *>(y), product.n_columns, 1, static_cast<size_t>(product.n_rows) * sizeof(float), 0, 0};
+        at[n + 1] = at[n] + (quantizes ? product.activation_bytes() : 0);
+        first_item[n + 1] = first_item[n] + (quantizes ? product.n_items() : 0);
+        chunk[n] = product.chunk_panels(n_threads);
+        first_chunk[n + 1] = first_chunk[n] + divide_up(product.n_panels, chunk[n]);
+        ++n;
     }
-    return share_out(context, n_threads, first_chunk[n_weights_], [&](int, int64_t index) {
+    int64_t n_items() const { return first_item[n]; }
+    int64_t n_chunks() const { return first_chunk[n]; }
+
+    void quantize(const Columns &x, char *activations, int64_t first, int64_t last) const {
+        for (size_t i = 0; i < n; ++i) {
+            const int64_t begin = std::max(first, first_item[i]), end = std::min(last, first_item[i + 1]);
+            if (begin < end) products[i].quantize_items(x, activations + at[i], begin - first_item[i], end - first_item[i]);
+        }
+    }
+    void multiply(const Weight *weights, const char *activations, int64_t index) const {
         size_t i = 0;
         while (index >= first_chunk[i + 1]) ++i;
         const Product &p = products[i];
         const int64_t first = (index - first_chunk[i]) * chunk[i], last = std::min(first + chunk[i], p.n_panels);
-        p.multiply(weights_[i].packed, activations + at[weights_[i].like], out[i], first, last);
-        if (weights_[i].bias) add_bias(out[i], m, weights_[i].bias, first * kPanelRows, std::min(last * kPanelRows, p.n_rows));
-    });
+        p.multiply(weights[i].packed, activations + at[weights[i].like], out[i], first, last);
+        if (weights[i].bias) add_bias(out[i], p.n_columns, weights[i].bias, first * kPanelRows, std::min(last * kPanelRows, p.n_rows));
+    }
+};
+
+OrtStatus *MultiplyKernel::compute(OrtKernelContext *context) const {
+    Tensor x;
+    EI_TRY(read_input(node_, context, 0, "x", ort::kFloat, &x));
+    if (x.n_dims < 1 || x.last() != n_cols_) return node_.fail("x has rows of %lld, not %lld", wide(x.last()), wide(n_cols_));
+    const int64_t m = x.count() / n_cols_;
+    const int n_threads = node_.threads(m);
+    const Columns columns{x.data, m, 1, static_cast<size_t>(n_cols_) * sizeof(float), 0, 0};
+    Run run;
+    for (size_t i = 0; i < n_weights_; ++i) {
+        const Weight &w = weights_[i];
+        float *y = nullptr;
+        x.shape[x.n_dims - 1] = w.n_rows;
+        EI_TRY(make_output(context, i, x.shape, x.n_dims, &y));
+        if (y == nullptr && m > 0) return node_.fail("output %zu has no place", i);
+        if (m > 0) run.add(Product(w.format, n_cols_, w.n_rows, m), w.like == i, y, n_threads);
+    }
+    if (m == 0) return nullptr;
+    char *const activations = workspace(run.at[run.n]);
+    if (activations == nullptr) return node_.fail("out of memory");
+    if (n_threads == 1 || run.products[0].small_x()) {
+        run.quantize(columns, activations, 0, run.n_items());
+    } else {
+        const int64_t n_items = run.n_items(), step = divide_up(n_items, 4 * n_threads);
+        const auto some = [&](int, int64_t i) { run.quantize(columns, activations, i * step, std::min(n_items, (i + 1) * step)); };
+        EI_TRY(share_out(context, n_threads, divide_up(n_items, step), some));
+    }
+    return share_out(context, n_threads, run.n_chunks(), [&](int, int64_t index) { run.multiply(weights_, activations, index); });
 }
 
 }  // namespace

@@ -7,8 +7,8 @@
 
 namespace ei {
 
-// y = x * weight / sqrt(mean(x^2) + epsilon) over n elements. `sum` may be x: then x + skip is normalized and also written to `sum`; skip and
-// sum are both null where there is nothing to add.
+// y = x * weight / sqrt(mean(x^2) + epsilon) over n elements. With a skip, x + skip is normalized and also written to `sum`, which may be
+// x or y; without, both are null.
 //
 // Squares are summed in 16 lanes of single precision, so that compilers may use vectors without another order, and the lanes in double.
 static inline void normalize_row(const float *x, const float *skip, const float *weight, float epsilon, int64_t n, float *sum, float *y) {

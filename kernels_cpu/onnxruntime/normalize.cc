@@ -24,11 +24,9 @@ class NormalizeKernel {
         EI_TRY(read_input(node_, context, 2, "skip", ort::kFloat, &skip, false));
         const int64_t n = weight.count(), count = x.count();
         if (x.n_dims < 1 || n < 1 || x.last() % n != 0) {
-            return node_.fail("rows of %lld are not whole runs of the weight's %lld", static_cast<long long>(x.last()), static_cast<long long>(n));
+            return node_.fail("rows of %lld are not whole runs of the weight's %lld", wide(x.last()), wide(n));
         }
-        if (skip.data != nullptr && (skip.n_dims != x.n_dims || std::memcmp(skip.shape, x.shape, sizeof x.shape) != 0)) {
-            return node_.fail("skip is not of the shape of x");
-        }
+        if (skip.data != nullptr && !skip.same_shape(x)) return node_.fail("skip is not of the shape of x");
         float *y = nullptr, *sum = nullptr;
         EI_TRY(make_output(context, 0, x.shape, x.n_dims, &y));
         EI_TRY(make_output(context, 1, x.shape, x.n_dims, &sum));

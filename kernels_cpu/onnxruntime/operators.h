@@ -46,7 +46,9 @@ Operator make_operator(const char *name) {
     op.GetInputType = [](const OrtCustomOp *op, size_t i) { return static_cast<const Operator *>(op)->inputs[i].type; };
     op.GetOutputType = [](const OrtCustomOp *op, size_t i) { return static_cast<const Operator *>(op)->outputs[i].type; };
     op.GetInputCharacteristic = [](const OrtCustomOp *op, size_t i) { return static_cast<const Operator *>(op)->inputs[i].characteristic; };
-    op.GetOutputCharacteristic = [](const OrtCustomOp *op, size_t i) { return static_cast<const Operator *>(op)->outputs[i].characteristic; };
+    op.GetOutputCharacteristic = [](const OrtCustomOp *op, size_t i) {
+        return static_cast<const Operator *>(op)->outputs[i].characteristic;
+    };
     op.GetInputMemoryType = [](const OrtCustomOp *, size_t) { return static_cast<int>(ort::kDefaultMemory); };
     op.GetVariadicInputMinArity = [](const OrtCustomOp *) { return 1; };
     op.GetVariadicInputHomogeneity = [](const OrtCustomOp *) { return 0; };

@@ -62,7 +62,8 @@ const char *prepare(const OrtApiBase *base, ort::Functions *f, char *message, si
     const char *const version = base->GetVersionString();
     char *end = nullptr;
     const long major = std::strtol(version, &end, 10), minor = *end == '.' ? std::strtol(end + 1, nullptr, 10) : -1;
-    const void *const *table = major == 1 && minor >= kLeastMinor ? reinterpret_cast<const void *const *>(base->GetApi(ort::kApiVersion)) : nullptr;
+    const void *const *table = nullptr;
+    if (major == 1 && minor >= kLeastMinor) table = reinterpret_cast<const void *const *>(base->GetApi(ort::kApiVersion));
     if (table == nullptr) {
         // A status can be made all the same: versions since the first have it in the same place.
         table = reinterpret_cast<const void *const *>(base->GetApi(1));
@@ -94,6 +95,7 @@ OrtStatus *make_domain(OrtCustomOpDomain **domain) {
 
 extern "C" {
 
+// Not to be called by two threads at once.
 EI_API OrtStatus *EI_ORT_CALL RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
     using namespace ei;
     static const OrtApi *known = nullptr;
@@ -104,7 +106,9 @@ EI_API OrtStatus *EI_ORT_CALL RegisterCustomOps(OrtSessionOptions *options, cons
         return found.CreateStatus ? found.CreateStatus(ort::kFail, why) : nullptr;
     }
     const OrtApi *const api = base->GetApi(ort::kApiVersion);
-    if (known != nullptr && known != api) return found.CreateStatus(ort::kFail, "edgeinfer: another ONNX Runtime of this process has our operators");
+    if (known != nullptr && known != api) {
+        return found.CreateStatus(ort::kFail, "edgeinfer: another ONNX Runtime of this process has our operators");
+    }
     if (known == nullptr) {
         g_ort = found;
         EI_TRY(make_domain(&domain));

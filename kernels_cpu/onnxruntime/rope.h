@@ -6,8 +6,8 @@
 
 namespace ei {
 
-// n_heads heads of head_dim at `x` to `out`; cos and sin have `half` values, and what lies behind the first 2 * half elements of a head stays
-// as it is. half = 0 copies.
+// n_heads heads of head_dim at `x` to `out`; cos and sin have `half` values, and what lies behind the first 2 * half elements of a head
+// stays as it is. half = 0 copies.
 void rotate(const float *x, int64_t n_heads, int64_t head_dim, const float *cos, const float *sin, int64_t half, float *out);
 
 }  // namespace ei

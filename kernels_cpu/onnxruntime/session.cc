@@ -3,7 +3,6 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <thread>
 
 namespace ei {
@@ -43,7 +42,7 @@ struct Shape {
 
 Node::Node(const OrtKernelInfo *info) : n_threads(threads_of(info, "n_threads")), n_threads_batch(threads_of(info, "n_threads_batch")) {
     size_t n = sizeof name;
-    if (!succeeded(g_ort.KernelInfo_GetNodeName(info, name, &n))) std::strcpy(name, "?");
+    if (!succeeded(g_ort.KernelInfo_GetNodeName(info, name, &n))) name[0] = '?', name[1] = 0;
 }
 
 OrtStatus *Node::fail(const char *format, ...) const {
@@ -56,26 +55,30 @@ OrtStatus *Node::fail(const char *format, ...) const {
     return g_ort.CreateStatus(ort::kInvalidArgument, message);
 }
 
+OrtStatus *Node::found(OrtStatus *status, const char *attribute) const {
+    return succeeded(status) ? nullptr : fail("attribute %s is missing, of another type, or too long", attribute);
+}
+
 OrtStatus *Node::read(const OrtKernelInfo *info, const char *attribute, int64_t least, int64_t most, int64_t *value) const {
-    EI_TRY(g_ort.KernelInfoGetAttribute_int64(info, attribute, value));
+    EI_TRY(found(g_ort.KernelInfoGetAttribute_int64(info, attribute, value), attribute));
     if (*value >= least && *value <= most) return nullptr;
-    return fail("%s is %lld, but must be from %lld to %lld", attribute, static_cast<long long>(*value), static_cast<long long>(least),
-                static_cast<long long>(most));
+    return fail("%s is %lld, but must be from %lld to %lld", attribute, wide(*value), wide(least),
+                wide(most));
 }
 
 OrtStatus *Node::read(const OrtKernelInfo *info, const char *attribute, float *value) const {
-    EI_TRY(g_ort.KernelInfoGetAttribute_float(info, attribute, value));
+    EI_TRY(found(g_ort.KernelInfoGetAttribute_float(info, attribute, value), attribute));
     if (*value - *value == 0.0f) return nullptr;
     return fail("%s is not a number", attribute);
 }
 
 OrtStatus *Node::read(const OrtKernelInfo *info, const char *attribute, char *text, size_t n_bytes) const {
-    return g_ort.KernelInfoGetAttribute_string(info, attribute, text, &n_bytes);
+    return found(g_ort.KernelInfoGetAttribute_string(info, attribute, text, &n_bytes), attribute);
 }
 
 OrtStatus *Node::read(const OrtKernelInfo *info, const char *attribute, int64_t *values, size_t most, size_t *n) const {
     *n = most;
-    return g_ort.KernelInfoGetAttributeArray_int64(info, attribute, values, n);
+    return found(g_ort.KernelInfoGetAttributeArray_int64(info, attribute, values, n), attribute);
 }
 
 int64_t Tensor::count() const {
@@ -102,7 +105,8 @@ OrtStatus *read_tensor(const Node &node, const char *what, const OrtValue *value
     return g_ort.GetTensorMutableData(const_cast<OrtValue *>(value), reinterpret_cast<void **>(&tensor->data));
 }
 
-OrtStatus *read_input(const Node &node, const OrtKernelContext *context, size_t index, const char *what, int type, Tensor *tensor, bool needed) {
+OrtStatus *read_input(const Node &node, const OrtKernelContext *context, size_t index, const char *what, int type, Tensor *tensor,
+                      bool needed) {
     const OrtValue *value = nullptr;
     EI_TRY(g_ort.KernelContext_GetInput(context, index, &value));
     if (value == nullptr && needed) return node.fail("%s is missing", what);

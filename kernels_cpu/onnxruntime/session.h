@@ -14,6 +14,9 @@ namespace ei {
 // Filled once by RegisterCustomOps, before any operator is made.
 extern ort::Functions g_ort;
 
+// For messages: what %lld wants.
+constexpr long long wide(int64_t value) { return value; }
+
 // A node's name, for messages, and how many threads it may use: those of one column or token, and those of more.
 struct Node {
     char name[96] = "?";
@@ -31,6 +34,9 @@ struct Node {
     OrtStatus *read(const OrtKernelInfo *info, const char *attribute, char *text, size_t n_bytes) const;
     // Up to `most` integers; *n says how many.
     OrtStatus *read(const OrtKernelInfo *info, const char *attribute, int64_t *values, size_t most, size_t *n) const;
+
+  private:
+    OrtStatus *found(OrtStatus *status, const char *attribute) const;
 };
 
 constexpr size_t kMostDims = 8;
@@ -45,6 +51,7 @@ struct Tensor {
         return reinterpret_cast<T *>(data);
     }
     int64_t last() const { return n_dims ? shape[n_dims - 1] : 1; }
+    bool same_shape(const Tensor &other) const { return n_dims == other.n_dims && std::equal(shape, shape + n_dims, other.shape); }
     // 0 where some dimension is.
     int64_t count() const;
 };
@@ -52,7 +59,8 @@ struct Tensor {
 // The tensor of a value, which must be of this type and is null for an absent one.
 OrtStatus *read_tensor(const Node &node, const char *what, const OrtValue *value, int type, Tensor *tensor);
 // An input of a run; `needed`: its absence is an error.
-OrtStatus *read_input(const Node &node, const OrtKernelContext *context, size_t index, const char *what, int type, Tensor *tensor, bool needed = true);
+OrtStatus *read_input(const Node &node, const OrtKernelContext *context, size_t index, const char *what, int type, Tensor *tensor,
+                      bool needed = true);
 // An initializer, which stays where it is for as long as the session lives.
 OrtStatus *read_constant(const Node &node, const OrtKernelInfo *info, size_t index, const char *what, int type, Tensor *tensor);
 // A float output of that shape; null data where nobody wants it.

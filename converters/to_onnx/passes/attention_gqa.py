@@ -69,17 +69,16 @@ class AttentionGQA(ir.passes.InPlacePass):
         sizes, kind = self._decoder.sizes, ir.DataType.FLOAT
 
         def both(prefix: str, length: str) -> list[ir.Value]:
-            shape = [1, sizes.n_kv_heads, length, sizes.head_dim]
+            shape: list[int | str] = [1, sizes.n_kv_heads, length, sizes.head_dim]
             return [typed(f"{prefix}.{layer}.{part}", kind, shape) for part in ("key", "value")]
 
         return both("past_key_values", "n_past"), both("present", "n_present")
 
     def _table(self, name: str, rope: Rope) -> tuple[ir.Value, ir.Value]:
         if name not in self._tables:
-            factors = self._weights.floats(rope.factors) if rope.factors else None
             shape = (self._decoder.sizes.n_ctx_train, rope.head_dim // 2)
             cos, sin = (
-                self._weights.table(f"{name}.{part}", (pair[i] for pair in rope.tables(shape[0], factors)), shape)
+                self._weights.table(f"{name}.{part}", (pair[i] for pair in rope.tables(shape[0])), shape)
                 for i, part in enumerate(("cos", "sin"))
             )
             self._tables[name] = cos, sin

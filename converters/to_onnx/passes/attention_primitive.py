@@ -76,8 +76,8 @@ class AttentionPrimitive(ir.passes.InPlacePass):
         return add("Transpose", x, name=name, perm=[0, 2, 1, 3])
 
     def _rotated(self, x: ir.Value, rope: str, name: str, add: Nodes) -> ir.Value:
-        half = self._sizes.head_dim // 2
-        cos, sin = (self._input(f"{rope}.{part}", [1, 1, self._n_tokens, half]) for part in ("cos", "sin"))
+        shape = [1, 1, self._n_tokens, self._sizes.head_dim // 2]
+        cos, sin = (self._input(f"{rope}.{part}", shape) for part in ("cos", "sin"))
         halves = [f"{name}.first", f"{name}.second"]
         first = add("Split", x, name=f"{name}.halves", outputs=halves, axis=-1, num_outputs=2)
         second = add.last().outputs[1]

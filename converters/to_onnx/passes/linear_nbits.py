@@ -13,7 +13,7 @@ from edgeinfer.converters.to_onnx.weights import Weights
 __all__ = ["LinearNBits"]
 
 _INT8_INPUTS = 4
-"""Accuracy level of ONNX Runtime: inputs are rounded to 8 bits a block, as llama.cpp does, and products are integers."""
+"""Accuracy level of ONNX Runtime: inputs are rounded to 8 bits a block, as in llama.cpp; products are integers."""
 
 
 class LinearNBits(ir.passes.InPlacePass):
@@ -54,9 +54,7 @@ class LinearNBits(ir.passes.InPlacePass):
             ends = constant(f"pads.{padding}", np.array([0, 0, 0, padding]))
             q = add("Pad", q, ends, constant("zero.uint8", np.uint8(0)), name=f"{at}.padded")
         q = add.reshape(q, [0, n_blocks, correction.block], f"{at}.blocks")
-        return _product(
-            self._sums[x], q, correction.scales, (matrix.n_rows, correction.n), correction, at, add
-        )
+        return _product(self._sums[x], q, correction.scales, (matrix.n_rows, correction.n), correction, at, add)
 
 
 def _product(

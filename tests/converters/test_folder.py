@@ -1,0 +1,136 @@
+"""A package's folder appears whole or not at all, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from small_models import small_model, written
+
+from edgeinfer import files
+from edgeinfer.converters.to_onnx.export import export
+from edgeinfer.converters.to_onnx.folder import new_folder
+from edgeinfer.errors import UsageError
+from edgeinfer.onnx import package
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return written(small_model("llama"), tmp_path)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_nothing_but_the_folder_is_left(model: Path, tmp_path: Path) -> None:
+    made = export(model, tmp_path / "deep" / "out")
+    assert names(tmp_path / "deep") == ["out"]
+    assert names(tmp_path / "deep" / "out") == sorted([*made.files, *made.variants["cpu"].files, "edgeinfer.json"])
+
+
+def test_an_older_package_is_replaced_only_when_asked(model: Path, tmp_path: Path) -> None:
+    export(model, tmp_path / "out", name="old")
+    with pytest.raises(UsageError, match="exists; --force"):
+        export(model, tmp_path / "out", name="new")
+    assert package.read(tmp_path / "out").name == "old"
+    export(model, tmp_path / "out", name="new", force=True)
+    assert package.read(tmp_path / "out").name == "new"
+    assert names(tmp_path) == ["out", "tiny.gguf"]
+
+
+def test_what_is_no_package_is_never_replaced(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    os.symlink(tmp_path / "photos", tmp_path / "link")
+    for name in ("photos", "file", "link"):
+        with pytest.raises(UsageError, match="exists and is no"):
+            export(model, tmp_path / name, force=True)
+    assert (tmp_path / "photos" / "one.jpg").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    export(model, tmp_path / "empty")
+
+
+class Boom(Exception):
+    """What goes wrong halfway."""
+
+
+class Fails:
+    """A progress that ends the conversion."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def update(self, done_bytes: int, total_bytes: int) -> None:
+        if done_bytes > total_bytes // 2:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [Boom(), KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_an_interrupted_run_leaves_nothing(error: BaseException, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(type(error)):
+        export(model, tmp_path / "out", progress=Fails(error))
+    assert names(tmp_path) == ["tiny.gguf"]
+    export(model, tmp_path / "out", name="old")
+    with pytest.raises(type(error)):
+        export(model, tmp_path / "out", force=True, progress=Fails(error))
+    assert package.read(tmp_path / "out").name == "old"
+
+
+def test_a_disk_without_room(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=10_000_000))
+    with pytest.raises(UsageError, match=r"needs .* MB on the disk of .* but 10 MB are free"):
+        export(model, tmp_path / "out")
+    assert names(tmp_path) == ["tiny.gguf"]
+
+
+def test_what_a_killed_run_left_is_cleared_away(model: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from edgeinfer.converters.to_onnx.folder import new_folder\n"
+        "with new_folder(Path(sys.argv[1]), 0, False) as folder:\n"
+        "    (folder / 'junk').write_text('half'); (folder / 'npu').mkdir(); print('ready', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        with pytest.raises(UsageError, match="another process is writing"):
+            export(model, tmp_path / "out")
+        child.kill()
+    deadline = time.monotonic() + 30
+    while True:  # the system frees a dead process's lock in its own time
+        try:
+            export(model, tmp_path / "out")
+            break
+        except UsageError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert names(tmp_path) == ["out", "tiny.gguf"]
+    package.read(tmp_path / "out").check_hashes()
+
+
+def test_files_are_on_disk_before_the_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda _handle: done.append("file"))
+    monkeypatch.setattr(files, "sync_dir", lambda folder: done.append(Path(folder).name))
+    replace = os.replace
+
+    def renamed(source: Path, target: Path) -> None:
+        done.append("renamed")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", renamed)
+    with new_folder(tmp_path / "out", 0, False) as folder:
+        (folder / "a").write_text("a")
+        (folder / "npu").mkdir()
+        (folder / "npu" / "b").write_text("b")
+    assert done.index("renamed") > max(i for i, what in enumerate(done) if what == "file")
+    assert done.count("file") == 3  # the lock's too
+    assert done[-1] == tmp_path.name
