@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.options import Command, debug_flag, json_flag
+from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
 from edgeinfer.cli.pulling import download_progress, size
 from edgeinfer.text.printable import printable
 
@@ -23,15 +23,15 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--type", "quant", required=True, metavar="TYPE", help="q8_0, q4_k_m, q5_k_m, q6_k, iq4_nl, … .")
-@click.option(
+@flag(
     "--tensor-type",
     "tensor_types",
     multiple=True,
     metavar="PATTERN=TYPE",
     help="A type of their own for tensors whose names match: attn_v=q6_k, 'blk.0.*=q8_0'. May be repeated.",
 )
-@click.option("--imatrix", type=_FILE, metavar="FILE", help="Importance of weights, as llama.cpp's tools write it.")
-@click.option(
+@flag("--imatrix", type=_FILE, metavar="FILE", help="Importance of weights, as llama.cpp's tools write it.")
+@flag(
     "--with",
     "by",
     type=click.Choice(["auto", "edgeinfer", "llama.cpp"]),
