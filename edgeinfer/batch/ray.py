@@ -22,7 +22,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -39,7 +39,7 @@ __all__ = ["Feeder", "RayComputer", "Worker", "decoded", "encoded", "open_model"
 
 N_PLACES = 16
 """Rows that a worker is handed at once; its model computes as many of them as its machine has memory for."""
-_MOST_BEGINNINGS = 4
+_MOST_DEATHS = 2
 _LOOK_S = 2.0
 _END_S = 10.0
 _OPEN_S = 0.25
@@ -61,6 +61,10 @@ def decoded(text: str) -> Row:
     if "logit_bias" in options:
         options["logit_bias"] = {int(token_id): bias for token_id, bias in options["logit_bias"].items()}
     return Row(**row)
+
+
+def _key(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 # ---- in the cluster
@@ -96,18 +100,21 @@ class Feeder:
     async def take(self) -> str | None:
         return await self._rows.get()
 
-    async def begins(self, name: str, node: str) -> int:
-        """A worker on this machine begins the row; returns how often that has happened."""
-        n = self._begun.get(name, (0, ""))[0] + 1
-        self._begun[name] = (n, node)
+    async def begins(self, name: str, node: str, *, again: bool = False) -> int:
+        """A worker on this machine wants to begin the row; returns how often somebody has begun it and not ended. Only
+        a first beginning counts, unless it is to be ``again``."""
+        n = self._begun.get(name, (0, ""))[0]
+        if n == 0 or again:
+            self._begun[name] = (n + 1, node)
         return n
 
     async def ends(self, name: str) -> None:
         self._begun.pop(name, None)
 
-    async def begun(self) -> dict[str, str]:
-        """Rows under way, and on which machines."""
-        return {name: node for name, (_, node) in self._begun.items()}
+    async def begun(self, alive: Sequence[str]) -> set[str]:
+        """Rows under way on these machines; those on others are forgotten, for they did not die of their rows."""
+        self._begun = {name: entry for name, entry in self._begun.items() if entry[1] in alive}
+        return set(self._begun)
 
 
 class Worker:
@@ -120,11 +127,13 @@ class Worker:
 
         self._feeder = feeder
         self._node = ray.get_runtime_context().get_node_id()
+        self._suspects = threading.Lock()
         self._error: str | None = None
         try:
             module, _, name = opener.partition(":")
             self._llm = getattr(importlib.import_module(module), name)(**arguments)
             self._facts = LocalComputer(self._llm).facts()
+            self._key = _key(self._facts)
         except EdgeInferError as error:
             self._error = str(error)
 
@@ -137,20 +146,23 @@ class Worker:
         if text == "":
             return {"facts": self._facts}
         row = decoded(text)
-        key = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()
-        return {"name": row.name, "facts_key": key, **self._counted(row)}
+        return {"name": row.name, "facts_key": self._key, **self._counted(row)}
 
     def _counted(self, row: Row) -> dict[str, Any]:
-        """The row's result, unless it seems to be what the worker dies of."""
+        """The row's result. Of rows that were under way when a worker died, one at a time is begun again, until the
+        one is known that workers die of."""
         import ray
 
-        n_begun = ray.get(self._feeder.begins.remote(row.name, self._node))
-        try:
-            if n_begun > _MOST_BEGINNINGS:
-                return {"fault": f"its worker has died {n_begun - 1} times while it was computed"}
-            return self._computed(row)
-        finally:
-            self._feeder.ends.remote(row.name)
+        begins = self._feeder.begins.remote
+        suspect = ray.get(begins(row.name, self._node)) > 0
+        with self._suspects if suspect else contextlib.nullcontext():
+            n_deaths = ray.get(begins(row.name, self._node, again=True)) if suspect else 0
+            try:
+                if n_deaths >= _MOST_DEATHS:
+                    return {"fault": f"its worker has died {n_deaths} times while it was computed"}
+                return self._computed(row)
+            finally:
+                self._feeder.ends.remote(row.name)
 
     def _computed(self, row: Row) -> dict[str, Any]:
         computer = LocalComputer(self._llm)
@@ -223,7 +235,7 @@ class RayComputer:
         except BaseException:
             self.close()
             raise
-        self._facts_key = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()
+        self._facts_key = _key(self._facts)
         self.model = str(self._facts["model"]["name"])
 
     def _dataset(self, opener: str, arguments: dict[str, Any], n_places: int, n_gpus: int, beside: Any) -> Any:
@@ -375,8 +387,8 @@ class RayComputer:
         if not lost:
             return
         self._lost |= lost
-        begun = self._ray.get(self._feeder.begun.remote())
-        again = [row for name, (row, _) in self._under_way.items() if begun.get(name) not in alive]
+        begun = self._ray.get(self._feeder.begun.remote(list(alive)))
+        again = [row for name, (row, _) in self._under_way.items() if name not in begun]
         self.said(f"{len(lost)} of the cluster's machines are lost; {len(again)} rows are computed again")
         for row in again:
             self._feeder.put.remote(encoded(row))
