@@ -17,7 +17,8 @@ import pytest
 import ray_models
 
 from edgeinfer import batch
-from edgeinfer.batch.ray import RayComputer, decoded, encoded
+from edgeinfer.batch.ray import RayComputer
+from edgeinfer.batch.ray_worker import decoded, encoded
 from edgeinfer.batch.rows import Row
 from edgeinfer.core import Grammar
 from edgeinfer.errors import BackendUnavailable
