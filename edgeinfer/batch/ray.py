@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import importlib
 import json
 import logging
 import os
@@ -26,150 +24,19 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from edgeinfer.batch.compute import LocalComputer, Outcome
-from edgeinfer.batch.places import places
+from edgeinfer.batch.compute import Outcome
+from edgeinfer.batch.ray_worker import Feeder, Worker, encoded, facts_key
 from edgeinfer.batch.rows import Computed, Row
-from edgeinfer.core import GenerationStats, Grammar
-from edgeinfer.engines import EngineConfig
-from edgeinfer.errors import BackendUnavailable, EdgeInferError, EngineError, TemplateError, UsageError
-from edgeinfer.llm import LLM
-from edgeinfer.opening import found
+from edgeinfer.core import GenerationStats
+from edgeinfer.errors import BackendUnavailable, EdgeInferError, EngineError, UsageError
 
-__all__ = ["Feeder", "RayComputer", "Worker", "decoded", "encoded", "open_model"]
+__all__ = ["N_PLACES", "RayComputer"]
 
 N_PLACES = 16
 """Rows that a worker is handed at once; its model computes as many of them as its machine has memory for."""
-_MOST_BEGINNINGS = 4
 _LOOK_S = 2.0
 _END_S = 10.0
 _OPEN_S = 0.25
-
-
-# ---- rows and results as text
-
-
-def encoded(row: Row) -> str:
-    """A row as JSON, without what only its result line needs."""
-    return json.dumps(dataclasses.asdict(dataclasses.replace(row, metadata=None)))
-
-
-def decoded(text: str) -> Row:
-    row = json.loads(text)
-    options = row["options"]
-    if options.get("grammar") is not None:
-        options["grammar"] = Grammar(**options["grammar"])
-    if "logit_bias" in options:
-        options["logit_bias"] = {int(token_id): bias for token_id, bias in options["logit_bias"].items()}
-    return Row(**row)
-
-
-# ---- in the cluster
-
-
-def open_model(model: str, n_places: int, *, fixed: bool = False, **arguments: Any) -> LLM:
-    """A worker's model, which computes ``n_places`` rows at once, or as many as its machine has memory for unless that
-    is ``fixed``. ``arguments``: of `LLM`. A model that is not there is fetched."""
-    if not fixed:
-        config = EngineConfig(
-            n_ctx=arguments.get("n_ctx") or 0,
-            kv_type="q8_0" if arguments.get("kv_type") == "q8_0" else "f16",
-            kernels=arguments.get("kernels", True),
-        )
-        n_places = min(n_places, places(found(model, "auto").path, config, arguments.get("memory"), "auto"))
-    return LLM(model, n_parallel=n_places, **arguments)
-
-
-class Feeder:
-    """Where the read task takes rows from, and where workers say what they begin: an actor beside the job.
-    Asynchronous, so that waiting for rows keeps nobody from bringing some."""
-
-    def __init__(self) -> None:
-        import asyncio
-
-        self._rows: asyncio.Queue[str | None] = asyncio.Queue()
-        self._begun: dict[str, tuple[int, str]] = {}
-
-    async def put(self, row: str | None) -> None:
-        """None: nothing comes any more."""
-        self._rows.put_nowait(row)
-
-    async def take(self) -> str | None:
-        return await self._rows.get()
-
-    async def begins(self, name: str, node: str) -> int:
-        """A worker on this machine begins the row; returns how often that has happened."""
-        n = self._begun.get(name, (0, ""))[0] + 1
-        self._begun[name] = (n, node)
-        return n
-
-    async def ends(self, name: str) -> None:
-        self._begun.pop(name, None)
-
-    async def begun(self) -> dict[str, str]:
-        """Rows under way, and on which machines."""
-        return {name: node for name, (_, node) in self._begun.items()}
-
-
-class Worker:
-    """A model on some machine, opened once; called from as many threads as it has rows at once. ``opener``:
-    ``module:function`` that opens it, called with ``arguments``. What keeps it from opening is told to whoever asks it
-    for rows: Ray would only say that a worker has died, and start it again."""
-
-    def __init__(self, opener: str, arguments: Mapping[str, Any], feeder: Any) -> None:
-        import ray
-
-        self._feeder = feeder
-        self._node = ray.get_runtime_context().get_node_id()
-        self._error: str | None = None
-        try:
-            module, _, name = opener.partition(":")
-            self._llm = getattr(importlib.import_module(module), name)(**arguments)
-            self._facts = LocalComputer(self._llm).facts()
-        except EdgeInferError as error:
-            self._error = str(error)
-
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
-        return {"result": [json.dumps(self._result(str(text))) for text in batch["row"]]}
-
-    def _result(self, text: str) -> dict[str, Any]:
-        if self._error is not None:
-            return {"ends": f"a worker cannot open the model: {self._error}"}
-        if text == "":
-            return {"facts": self._facts}
-        row = decoded(text)
-        key = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()
-        return {"name": row.name, "facts_key": key, **self._counted(row)}
-
-    def _counted(self, row: Row) -> dict[str, Any]:
-        """The row's result, unless it seems to be what the worker dies of."""
-        import ray
-
-        n_begun = ray.get(self._feeder.begins.remote(row.name, self._node))
-        try:
-            if n_begun > _MOST_BEGINNINGS:
-                return {"fault": f"its worker has died {n_begun - 1} times while it was computed"}
-            return self._computed(row)
-        finally:
-            self._feeder.ends.remote(row.name)
-
-    def _computed(self, row: Row) -> dict[str, Any]:
-        computer = LocalComputer(self._llm)
-        try:
-            computer.submit(row)
-            while (ended := computer.next(60.0)) is None:
-                pass
-            outcome: Outcome = ended[1]
-        except EdgeInferError as error:
-            if not isinstance(error, (UsageError, TemplateError)):
-                return {"ends": str(error)}
-            outcome = error
-        except Exception as bug:  # which one row brings out
-            outcome = EngineError(f"{type(bug).__name__}: {bug}")
-        finally:
-            computer.cancel()
-        if isinstance(outcome, Computed):
-            return {"body": outcome.body, "stats": dataclasses.asdict(outcome.stats)}
-        return {"bad" if isinstance(outcome, (UsageError, TemplateError)) else "fault": str(outcome)}
 
 
 def _blocks(feeder: Any) -> Iterator[Any]:
@@ -181,13 +48,10 @@ def _blocks(feeder: Any) -> Iterator[Any]:
         yield pa.table({"row": [text]})
 
 
-# ---- in the job
-
-
 class RayComputer:
     """The rows of a job on the cluster at ``address`` (``auto``: the one that this machine belongs to). ``arguments``:
-    of ``opener``, by default those of `open_model`. ``n_workers``: models; None: one for each machine there is now.
-    ``n_places``: rows that each is handed at once. Close it, or use it as a context.
+    of ``opener``, by default those of `ray_worker.open_model`. ``n_workers``: models; None: one for each machine that
+    there is now. ``n_places``: rows that each is handed at once. Close it, or use it as a context.
 
     Raises `BackendUnavailable` without Ray or a cluster, and what keeps the model from opening."""
 
@@ -195,7 +59,7 @@ class RayComputer:
         self,
         arguments: Mapping[str, Any],
         *,
-        opener: str = "edgeinfer.batch.ray:open_model",
+        opener: str = "edgeinfer.batch.ray_worker:open_model",
         address: str = "auto",
         n_workers: int | None = None,
         n_places: int = N_PLACES,
@@ -223,7 +87,7 @@ class RayComputer:
         except BaseException:
             self.close()
             raise
-        self._facts_key = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()
+        self._facts_key = facts_key(self._facts)
         self.model = str(self._facts["model"]["name"])
 
     def _dataset(self, opener: str, arguments: dict[str, Any], n_places: int, n_gpus: int, beside: Any) -> Any:
@@ -375,8 +239,8 @@ class RayComputer:
         if not lost:
             return
         self._lost |= lost
-        begun = self._ray.get(self._feeder.begun.remote())
-        again = [row for name, (row, _) in self._under_way.items() if begun.get(name) not in alive]
+        begun = self._ray.get(self._feeder.begun.remote(list(alive)))
+        again = [row for name, (row, _) in self._under_way.items() if name not in begun]
         self.said(f"{len(lost)} of the cluster's machines are lost; {len(again)} rows are computed again")
         for row in again:
             self._feeder.put.remote(encoded(row))
