@@ -18,6 +18,7 @@ import logging
 import os
 import queue
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +38,7 @@ N_PLACES = 16
 _LOOK_S = 2.0
 _END_S = 10.0
 _OPEN_S = 0.25
+_KNOCK_S = 5.0
 
 
 def _blocks(feeder: Any) -> Iterator[Any]:
@@ -246,9 +248,21 @@ class RayComputer:
             self._feeder.put.remote(encoded(row))
 
 
+def _knock(address: str) -> None:
+    """Raises `ConnectionError` where nobody listens at ``host:port``: Ray would go on asking. Other forms of an address
+    are Ray's to read."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+        except (OSError, OverflowError) as error:
+            raise ConnectionError(f"{address}: {error}") from error
+
+
 def _connected(address: str) -> tuple[Any, bool]:
     """(Ray, whether we have connected it). Raises `BackendUnavailable`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # by default it tries for a quarter of an hour
     try:
         import ray
         import ray.data
@@ -259,6 +273,7 @@ def _connected(address: str) -> tuple[Any, bool]:
         return ray, False
     ours = signal.getsignal(signal.SIGTERM)
     try:
+        _knock(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BackendUnavailable(

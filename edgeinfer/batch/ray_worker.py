@@ -41,6 +41,7 @@ def decoded(text: str) -> Row:
         options["grammar"] = Grammar(**options["grammar"])
     if "logit_bias" in options:
         options["logit_bias"] = {int(token_id): bias for token_id, bias in options["logit_bias"].items()}
+    row["texts"] = tuple(row["texts"])
     return Row(**row)
 
 
