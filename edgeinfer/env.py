@@ -14,6 +14,7 @@ are declared, in `edgeinfer.cli.options`; flag > variable > config file > defaul
                         0: keep no packed weights on disk; a size such as 20G: how much they may take (default 8G)
     HF_HOME, HF_TOKEN   honoured by huggingface_hub
     NO_COLOR            no colour, whatever the terminal
+    RAY_ADDRESS         the Ray cluster that --engine ray looks for first
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ __all__ = [
     "no_color",
     "offline",
     "packed_cache",
+    "ray",
     "settings",
     "variable",
 ]
@@ -116,6 +118,14 @@ def packed_cache() -> str | None:
 def no_color() -> bool:
     """True when output must carry no colour (https://no-color.org: any non-empty value)."""
     return variable("NO_COLOR") is not None
+
+
+def ray() -> str | None:
+    """``RAY_ADDRESS``. Before Ray is imported: it is to tell nobody that it is used, and to ask a cluster that does not
+    answer once, not for a quarter of an hour, unless the user's variables say otherwise."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+    return variable("RAY_ADDRESS")
 
 
 def settings() -> dict[str, str]:

@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import queue
 import signal
 import socket
@@ -25,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
+from edgeinfer import env
 from edgeinfer.batch.compute import Outcome
 from edgeinfer.batch.ray_worker import Feeder, Worker, encoded, facts_key
 from edgeinfer.batch.rows import Computed, Row
@@ -261,8 +261,7 @@ def _knock(address: str) -> None:
 
 def _connected(address: str) -> tuple[Any, bool]:
     """(Ray, whether we have connected it). Raises `BackendUnavailable`."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # by default it tries for a quarter of an hour
+    cluster = env.ray()
     try:
         import ray
         import ray.data
@@ -273,7 +272,7 @@ def _connected(address: str) -> tuple[Any, bool]:
         return ray, False
     ours = signal.getsignal(signal.SIGTERM)
     try:
-        _knock(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
+        _knock(cluster or "" if address == "auto" else address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BackendUnavailable(
