@@ -10,6 +10,18 @@ namespace {
 constexpr int kMostRows = 64;
 constexpr size_t kMostScoreBytes = 4 << 20;
 constexpr int kMostParts = 16;  // of the cells of a unit
+constexpr int64_t kReading = 8;  // rows that cost a unit as much as reading keys and values
+
+// Whether of the cells that either token sees they share less than half.
+bool apart(const uint16_t *a, const uint16_t *b, int64_t n_kv) {
+    constexpr uint16_t kHidden = 0xfc00;  // minus infinity
+    int64_t common = 0, either = 0;
+    for (int64_t i = 0; i < n_kv; ++i) {
+        const int in_a = a[i] != kHidden, in_b = b[i] != kHidden;
+        common += in_a & in_b, either += in_a | in_b;
+    }
+    return 2 * common < either;
+}
 
 }  // namespace
 
@@ -20,23 +32,30 @@ Split AttentionShape::split(int64_t token_blocks, int64_t heads) const {
     return {static_cast<int>(tokens), static_cast<int>(heads), 1, token_blocks, head_blocks, n_units};
 }
 
-// Of the busiest thread, in rows times cells; reading keys and values costs a unit as much as kReading rows, and waiting for each other as
-// much as kWaiting.
+// Of the busiest thread, in rows times cells; waiting for each other costs as much as kWaiting.
 int64_t AttentionShape::cost(const Split &s, int n_threads) const {
-    constexpr int64_t kReading = 8, kWaiting = 4096;
+    constexpr int64_t kWaiting = 4096;
     const int64_t rounds = (s.n_units * s.parts + n_threads - 1) / n_threads;
     return rounds * (kReading + s.tokens * s.heads) * ((n_kv + s.parts - 1) / s.parts) + (s.parts > 1 ? kWaiting : 0);
+}
+
+// The same in rows, each over its token's cells.
+int64_t AttentionShape::cost_apart(const Split &s, int n_threads) const {
+    return (s.n_units + n_threads - 1) / n_threads * s.tokens * (kReading + s.heads);
+}
+
+int64_t AttentionShape::most_rows() const {
+    const int64_t score_bytes = static_cast<int64_t>(kMostScoreBytes) / (4 * (n_kv + 64));
+    return std::max<int64_t>(1, std::min<int64_t>(kMostRows, score_bytes));
 }
 
 // Tokens are shared out evenly, in the fewest blocks that keep to the limit or in a few more; the cells only where that leaves threads
 // without work.
 Split AttentionShape::best_split(int n_threads) const {
-    const int64_t score_bytes = static_cast<int64_t>(kMostScoreBytes) / (4 * (n_kv + 64));
-    const int64_t most_rows = std::max<int64_t>(1, std::min<int64_t>(kMostRows, score_bytes));
     Split best{};
     int64_t least = INT64_MAX;
     for (int64_t heads = n_group; heads >= 1; heads = heads > 1 ? (heads + 1) / 2 : 0) {
-        const int64_t most_tokens = std::max<int64_t>(1, most_rows / heads), fewest = (n_tokens + most_tokens - 1) / most_tokens;
+        const int64_t most_tokens = std::max<int64_t>(1, most_rows() / heads), fewest = (n_tokens + most_tokens - 1) / most_tokens;
         for (int64_t blocks = fewest; blocks <= std::min(n_tokens, 4 * fewest); blocks += std::max<int64_t>(1, fewest / 2)) {
             Split s = split(blocks, heads);
             const int most_parts = s.n_units < 2 * n_threads ? std::min(n_threads, kMostParts) : 1;
@@ -46,6 +65,34 @@ Split AttentionShape::best_split(int n_threads) const {
         }
     }
     return best;
+}
+
+// Never in larger units than the others are: as much memory as for those is enough.
+Split AttentionShape::best_split_apart(int n_threads) const {
+    Split best{};
+    int64_t least = INT64_MAX;
+    for (int64_t heads = n_group; heads >= 1; heads = heads > 1 ? (heads + 1) / 2 : 0) {
+        const int64_t most_tokens = std::max<int64_t>(1, most_rows() / n_group), fewest = (n_tokens + most_tokens - 1) / most_tokens;
+        for (int64_t blocks = fewest;; blocks = std::min(2 * blocks, n_tokens)) {
+            const Split s = split(blocks, heads);
+            if (cost_apart(s, n_threads) < least) least = cost_apart(s, n_threads), best = s;
+            if (blocks == n_tokens) break;
+        }
+    }
+    return best;
+}
+
+// A few sequences among many tokens of one are no reason: what they see is found within a unit.
+Split AttentionShape::best_split_for(const char *masks, size_t stride, int n_threads) const {
+    const Split together = best_split(n_threads);
+    if (together.parts == 1 || n_tokens == 1) return together;
+    int64_t n_groups = 1;
+    for (int64_t i = 1; i < n_tokens; ++i) {
+        const char *const mask = masks + static_cast<size_t>(i) * stride;
+        n_groups += apart(reinterpret_cast<const uint16_t *>(mask - stride), reinterpret_cast<const uint16_t *>(mask), n_kv);
+    }
+    const bool shared_out = n_groups > 1 && n_groups >= std::min<int64_t>(n_threads, (n_tokens + 1) / 2);
+    return shared_out ? best_split_apart(n_threads) : together;
 }
 
 Split AttentionShape::finest_split() const { return split(n_tokens, 1); }

@@ -19,8 +19,13 @@ struct AttentionShape {
     int64_t head_dim, n_kv, n_tokens, n_kv_heads, n_streams;
     int n_group;
 
-    // The split whose busiest thread has least to do.
+    // The split whose busiest thread has least to do, for tokens that see much the same cells.
     Split best_split(int n_threads) const;
+    // The same for tokens that see cells of their own, such as those of several sequences: a unit reads each of its tokens' cells once, but
+    // a part of a unit computes all of its tokens over all of its cells.
+    Split best_split_apart(int n_threads) const;
+    // The one of these for the masks [n_tokens] of halves, a row every `stride` bytes.
+    Split best_split_for(const char *masks, size_t stride, int n_threads) const;
     // One row a unit: the least scratch that a thread can do with.
     Split finest_split() const;
 
@@ -35,6 +40,8 @@ struct AttentionShape {
   private:
     Split split(int64_t token_blocks, int64_t heads) const;
     int64_t cost(const Split &s, int n_threads) const;
+    int64_t cost_apart(const Split &s, int n_threads) const;
+    int64_t most_rows() const;
 };
 
 }  // namespace ei

@@ -191,7 +191,7 @@ OrtStatus *AttentionKernel::compute(OrtKernelContext *context) const {
     const int64_t dim = run.head_dim, q_width = n_heads_ * dim, k_width = n_kv_heads_ * dim;
     const int n_threads = node_.threads(run.n_tokens);
     const AttentionShape s = shape(run);
-    const Split split = s.best_split(n_threads);
+    const Split split = s.best_split_for(run.mask.data, static_cast<size_t>(run.n_kv) * sizeof(uint16_t), n_threads);
     const size_t turned = round_up(static_cast<size_t>(run.n_tokens * q_width) * sizeof(float), 64);
     const size_t keys = round_up(static_cast<size_t>(n_threads * k_width) * sizeof(float), 64);
     char *const memory = workspace(turned + keys + s.work_bytes(split, n_threads));

@@ -69,12 +69,17 @@ bool can_attend(const ggml::Tensor *op) {
 
 size_t attend_work_bytes(const ggml::Tensor *op, int n_threads) {
     const AttentionShape shape = shape_of(op);
-    return std::max(shape.work_bytes(shape.best_split(n_threads), n_threads), shape.work_bytes(shape.finest_split(), n_threads)) + 64;
+    size_t most = 0;  // whatever the masks will turn out to be
+    for (const Split &split : {shape.best_split(n_threads), shape.best_split_apart(n_threads), shape.finest_split()}) {
+        most = std::max(most, shape.work_bytes(split, n_threads));
+    }
+    return most + 64;
 }
 
 void attend(const ggml::ComputeParams &params, const ggml::Tensor *op) {
     const AttentionShape shape = shape_of(op);
-    Split split = shape.best_split(params.nth);
+    const ggml::Tensor *mask = op->src[3];
+    Split split = shape.best_split_for(static_cast<const char *>(mask->data), mask->nb[1], params.nth);
     // ggml may run with fewer threads than it planned for; what is then best may need more memory than there is.
     if (shape.work_bytes(split, params.nth) + 64 > params.wsize) split = shape.finest_split();
     const size_t scratch_bytes = shape.scratch_bytes(split);

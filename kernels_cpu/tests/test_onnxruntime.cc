@@ -71,7 +71,7 @@ void test_attention_split() {
         const int64_t kv_heads = 1 + random.below(8), tokens = 1 + random.below(round % 3 ? 12 : 600);
         const ei::AttentionShape shape{64, 1 + random.below(9000), tokens, kv_heads, 1 + random.below(2), 1 + random.below(9)};
         const int n_threads = 1 + random.below(16);
-        for (const ei::Split &split : {shape.best_split(n_threads), shape.finest_split()}) {
+        for (const ei::Split &split : {shape.best_split(n_threads), shape.best_split_apart(n_threads), shape.finest_split()}) {
             std::vector<int> rows(static_cast<size_t>(shape.n_streams * kv_heads * tokens * shape.n_group));
             for (int64_t i = 0; i < split.n_units; ++i) {
                 int64_t stream = -1;
@@ -88,6 +88,23 @@ void test_attention_split() {
             CHECK(shape.work_bytes(split, n_threads) >= shape.scratch_bytes(split), "work memory");
         }
     }
+}
+
+// Tokens of several sequences are not computed over each other's cells, and how their masks lie is seen whatever the padding holds.
+void test_split_of_sequences() {
+    constexpr int kTokens = 8, kCells = 160;  // a token
+    constexpr int64_t kAll = kTokens * kCells;
+    std::vector<uint16_t> own(kTokens * kAll, 0xfc00), same(kTokens * kAll, 0xfc00);
+    for (int t = 0; t < kTokens; ++t) {
+        for (int i = 0; i < kCells; ++i) own[static_cast<size_t>(t * kAll + t * kCells + i)] = 0;
+        for (int i = 0; i < kAll - kTokens + t; ++i) same[static_cast<size_t>(t * kAll + i)] = 0;
+    }
+    const ei::AttentionShape shape{64, kAll, kTokens, 3, 1, 3};
+    const auto split_for = [&](const std::vector<uint16_t> &masks) {
+        return shape.best_split_for(reinterpret_cast<const char *>(masks.data()), kAll * sizeof(uint16_t), 2);
+    };
+    CHECK(split_for(same).parts == 2, "one sequence: %d parts", split_for(same).parts);
+    CHECK(split_for(own).parts == 1 && split_for(own).n_units % 2 == 0, "eight sequences: %d parts", split_for(own).parts);
 }
 
 void test_product_chunks() {
@@ -181,6 +198,7 @@ int main() {
     test_sharing();
     test_workspace();
     test_attention_split();
+    test_split_of_sequences();
     test_product_chunks();
     test_norm();
     test_rope();
