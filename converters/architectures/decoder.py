@@ -103,7 +103,15 @@ class Decoder:
         """As a package has them: heads are as wide as they are kept, and frequencies are given where ``rope_theta``
         does not say them all."""
         space, rope, long = self.space, self.rope, self.rope_long
-        sizes = replace(self.sizes, head_dim=space.room)
+        experts = self.experts or Experts(0, 0, 0)
+        sizes = replace(
+            self.sizes,
+            head_dim=space.room,
+            attention_cap=self.attention_cap,
+            logit_cap=self.logit_cap,
+            n_experts=experts.n,
+            n_experts_used=experts.n_used,
+        )
         if rope.plain and not space.padded and rope.head_dim == space.dim and long is None:
             return sizes
         made = replace(sizes, rope_frequencies=_frequencies(rope, space), rope_magnitude=rope.magnitude)
