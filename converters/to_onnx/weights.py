@@ -68,7 +68,7 @@ class Weights:
         form = wanted(name, tensor, self._quant)
         if form is None:
             self.tensors[name] = TensorForm(tensor.type, "float", 0)
-            if self._quant in ("int4", "int8") and tensor.n_cols % forms.OFFSET_STEP:
+            if self._quant.startswith("int") and tensor.n_cols % forms.OFFSET_STEP:
                 self.measures.unfit(name)
         else:
             self.tensors[name] = TensorForm(tensor.type, f"nbits{form.bits}", form.block, form.corrected)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _VARIANTS = ("cpu", "npu", "cuda")
-_MODES = ("keep", "f32", "f16", "bf16", "int4", "int8")
+_MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -32,7 +32,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--quant",
     metavar="TYPE",
     help="For gguf: f32, f16, bf16, q8_0, q4_k_m, … (all of llama.cpp's; default f16). For onnx: keep (default: "
-    "weights as they are), f32, f16, bf16, int4 or int8: rounded, with the error measured.",
+    "weights as they are), f32, f16, bf16, int4, int8 or int8-dynamic (inputs in 8 bits too: "
+    "faster), rounded, with the error measured.",
 )
 @flag(
     "--tensor-type",

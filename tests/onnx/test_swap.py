@@ -158,7 +158,7 @@ def test_a_float_model(tmp_path: Path) -> None:
         assert np.abs(ours - plain).max() < 0.02 * np.abs(plain).max()
 
 
-@pytest.mark.parametrize("quant", ["int4", "int8"])
+@pytest.mark.parametrize("quant", ["int4", "int8", "int8-dynamic"])
 def test_a_model_that_was_quantized_again(tmp_path: Path, quant: Quant) -> None:
     """Its scales are of any size: what rounding them costs is said."""
     made = package_of(tmp_path / quant, "F32", quant=quant)
