@@ -101,7 +101,7 @@ def test_two_terms_are_one_input_of_more_bits(m: int) -> None:
     x = (rng.standard_normal((m, n_cols)) * rng.uniform(1e-3, 1e3, (m, 1))).astype(np.float32)
     x[0, :32], x[-1, 32:64] = 0, 1e-33  # blocks that have no scale
     bias = rng.standard_normal(7).astype(np.float32)
-    constants = {"w0": pack(matrices[0]).bytes, "w1": pack(matrices[1]).bytes, "b1": bias}
+    constants: dict[str, Any] = {"w0": pack(matrices[0]).bytes, "w1": pack(matrices[1]).bytes, "b1": bias}
 
     def products(rows: Floats, two_terms: int, n_threads: int = 2, isa: str = BEST) -> list[Any]:
         with forced(isa):
@@ -134,7 +134,7 @@ def test_two_terms_are_one_input_of_more_bits(m: int) -> None:
 
 def test_two_terms_of_other_formats() -> None:
     matrix = matrix_of("Q4_0", 20, 64, np.random.default_rng(1))
-    sizes = {"n_cols": 64, "n_rows": [20], "formats": [2], "biased": [0]}
+    sizes: dict[str, Any] = {"n_cols": 64, "n_rows": [20], "formats": [2], "biased": [0]}
     feeds = {"x": np.ones((1, 1, 64), np.float32)}
     with pytest.raises(Exception, match="two_terms are for Q8_0, not format 2"):
         run("Multiply", ["x", "w"], ["y"], feeds, {"w": pack(matrix).bytes}, **sizes, two_terms=1)
