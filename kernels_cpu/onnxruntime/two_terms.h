@@ -1,5 +1,5 @@
-// x as a sum of two terms that 8 bits hold: what products with blocks of 32 inputs would round x to, and what that leaves. Two products with
-// them, added up, are one with inputs of 15 bits; for one token they read the weight once, as one would.
+// x as a sum of two terms that 8 bits hold: what products with blocks of 32 inputs would round x to, and what that leaves. Two products
+// with them, added up, are one with inputs of 15 bits; for one token they read the weight once, as one would.
 #ifndef EI_ONNXRUNTIME_TWO_TERMS_H
 #define EI_ONNXRUNTIME_TWO_TERMS_H
 
@@ -21,9 +21,9 @@ inline void split_row(const float *x, int64_t n_cols, float *rounded, float *res
         const bool plain = most > 0x1p-100f && most < 0x1p+120f;
         const float step = plain ? most / 127.0f : 0.0f, per_step = plain ? 127.0f / most : 0.0f;
         for (int64_t i = begin; i < begin + kTermBlock; ++i) {
-            const float near = step * ((x[i] * per_step + kMagic) - kMagic);
-            rounded[i] = plain ? near : x[i];
-            rest[i] = plain ? x[i] - near : 0.0f;
+            const float nearest = step * ((x[i] * per_step + kMagic) - kMagic);
+            rounded[i] = plain ? nearest : x[i];
+            rest[i] = plain ? x[i] - nearest : 0.0f;
         }
     }
 }
