@@ -16,8 +16,11 @@ from edgeinfer.kernels.formats import FORMATS
 __all__ = ["QUANTS", "Quant", "check_quant", "requantized", "values", "wanted"]
 
 Floats = npt.NDArray[np.float32]
-Quant = Literal["keep", "int4", "int8"]
-QUANTS: tuple[Quant, ...] = ("keep", "int4", "int8")
+Quant = Literal["keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic"]
+"""``int8`` and ``int8-dynamic`` have the same weights; which it is says how the engine takes their inputs."""
+QUANTS: tuple[Quant, ...] = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic")
+_FLOATS: tuple[Quant, ...] = ("f32", "f16", "bf16")
+_ROUTERS = "ffn_gate_inp.weight"  # small, and one that chooses other experts is worth more than its bits
 _TABLES = ("token_embd.weight", "output.weight")
 _BLOCK: Literal[32] = 32
 _MOST = np.float32(65504)
@@ -43,9 +46,11 @@ def wanted(name: str, tensor: SourceTensor, quant: Quant) -> Form | None:
     kept = KEPT.get(tensor.type)
     if quant == "keep":
         return kept
+    if quant in _FLOATS or name.endswith(_ROUTERS):
+        return None
     if tensor.n_cols % _BLOCK:
         return None
-    bits: Literal[4, 8] = 8 if quant == "int8" or name in _TABLES else 4
+    bits: Literal[4, 8] = 8 if quant != "int4" or name in _TABLES else 4
     if kept is not None and not kept.corrected and kept.bits <= bits:
         return kept
     return Form(bits, _BLOCK)

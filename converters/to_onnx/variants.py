@@ -8,11 +8,13 @@ import onnx_ir as ir
 
 from edgeinfer.converters.architectures.decoder import Decoder
 from edgeinfer.converters.to_onnx.column_matrices import ColumnMatrices
+from edgeinfer.converters.to_onnx.expert_matrices import ExpertMatrices
 from edgeinfer.converters.to_onnx.graph import PLAN
 from edgeinfer.converters.to_onnx.passes.attention_gqa import AttentionGQA
 from edgeinfer.converters.to_onnx.passes.attention_primitive import AttentionPrimitive
 from edgeinfer.converters.to_onnx.passes.embed_gather import EmbedGather
 from edgeinfer.converters.to_onnx.passes.embed_host import EmbedHost
+from edgeinfer.converters.to_onnx.passes.experts_moe import ExpertsMoE
 from edgeinfer.converters.to_onnx.passes.linear_nbits import LinearNBits
 from edgeinfer.converters.to_onnx.passes.linear_qdq import LinearQDQ
 from edgeinfer.converters.to_onnx.passes.norm_contrib import NormContrib
@@ -32,6 +34,7 @@ def dynamic(plan: ir.Model, decoder: Decoder, weights: Weights) -> ir.Model:
         EmbedGather(matrices),
         NormContrib(weights, sizes.norm_eps, sizes.head_dim),
         AttentionGQA(decoder, weights),
+        ExpertsMoE(decoder, ExpertMatrices(weights)),
         RowsSlice(),
         LinearNBits(weights, matrices),
     )

@@ -31,7 +31,7 @@ FORMAT = "edgeinfer-onnx"
 VERSION = 1
 MANIFEST = "edgeinfer.json"
 VOCABULARY = "vocab.gguf"
-MODES = ("keep", "int4", "int8")
+MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic")
 FORMS = ("nbits4", "nbits8", "float")
 _MAX_MANIFEST_BYTES = 16 << 20
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -43,7 +43,11 @@ class Hyperparameters:
     """A decoder's sizes and constants. ``sliding_window``: a windowed layer sees that many tokens, its own among them;
     layer i is windowed unless ``window_pattern`` divides i + 1 (None: all are). ``rope_theta_local`` is for windowed
     layers. Where the rope is not that of ``rope_theta`` alone, ``rope_frequencies`` has the radians a position of each
-    pair, and cosines and sines are multiplied by ``rope_magnitude``."""
+    pair, and cosines and sines are multiplied by ``rope_magnitude``; where they are fewer than a head has, the rest of
+    it is not rotated. In a context of more than ``n_ctx_short`` tokens, if that is given, it is
+    ``rope_frequencies_long`` instead. ``head_dim``: of keys and values as they are kept, which may be more than the
+    model's. Scores and logits x become cap * tanh(x / cap) where there are caps. Of ``n_experts`` feed-forward parts of
+    ``n_ff`` each token goes through ``n_experts_used``; 0: there is one."""
 
     n_layers: int
     n_embd: int
@@ -64,6 +68,16 @@ class Hyperparameters:
     tied_embeddings: bool = False
     rope_frequencies: tuple[float, ...] | None = None
     rope_magnitude: float = 1.0
+    rope_frequencies_long: tuple[float, ...] | None = None
+    n_ctx_short: int | None = None
+    attention_cap: float | None = None
+    logit_cap: float | None = None
+    n_experts: int = 0
+    n_experts_used: int = 0
+
+    def long(self, n_ctx: int) -> bool:
+        """Whether a context of that many tokens is one for ``rope_frequencies_long``."""
+        return self.n_ctx_short is not None and n_ctx > self.n_ctx_short
 
     def windowed(self, layer: int) -> bool:
         """Whether a layer looks back only ``sliding_window`` tokens."""
@@ -223,7 +237,13 @@ def _parse(folder: Path, top: Fields) -> Package:
 
 def _hyperparameters(fields: Fields) -> Hyperparameters:
     def optional(key: str) -> int | None:
-        return fields.integer(key, low=1) if fields.get(key) is not None else None
+        return fields.integer(key, low=1) if fields.get(key) else None
+
+    def cap(key: str) -> float | None:
+        return fields.number(key, above=0) if fields.get(key) is not None else None
+
+    def numbers(key: str) -> tuple[float, ...] | None:
+        return tuple(fields.numbers(key)) if fields.get(key) else None
 
     counts = ("n_layers", "n_embd", "n_heads", "n_kv_heads", "head_dim", "n_ff", "n_vocab", "n_ctx_train")
     floats = ("rope_theta", "norm_eps", "attention_scale")
@@ -237,11 +257,23 @@ def _hyperparameters(fields: Fields) -> Hyperparameters:
         sliding_window=optional("sliding_window"),
         window_pattern=optional("window_pattern"),
         tied_embeddings=fields.flag("tied_embeddings"),
-        rope_frequencies=tuple(fields.numbers("rope_frequencies")) if fields.get("rope_frequencies") else None,
+        rope_frequencies=numbers("rope_frequencies"),
         rope_magnitude=fields.number("rope_magnitude", above=0) if fields.get("rope_magnitude") else 1.0,
+        rope_frequencies_long=numbers("rope_frequencies_long"),
+        n_ctx_short=optional("n_ctx_short"),
+        attention_cap=cap("attention_cap"),
+        logit_cap=cap("logit_cap"),
+        n_experts=optional("n_experts") or 0,
+        n_experts_used=optional("n_experts_used") or 0,
     )
-    if made.rope_frequencies is not None and len(made.rope_frequencies) != made.head_dim // 2:
-        raise fields.wrong("rope_frequencies", f"has {len(made.rope_frequencies)} of {made.head_dim // 2} pairs")
+    ropes = {"rope_frequencies": made.rope_frequencies, "rope_frequencies_long": made.rope_frequencies_long}
+    for name, pairs in ropes.items():
+        if pairs is not None and not 0 < len(pairs) <= made.head_dim // 2:
+            raise fields.wrong(name, f"has {len(pairs)} of {made.head_dim // 2} pairs")
+    if (made.n_ctx_short is None) != (made.rope_frequencies_long is None):
+        raise fields.wrong("n_ctx_short", "comes with rope_frequencies_long, and that with it")
+    if not bool(made.n_experts) == bool(made.n_experts_used) or made.n_experts_used > made.n_experts:
+        raise fields.wrong("n_experts_used", f"is {made.n_experts_used} of {made.n_experts}")
     if made.n_heads % made.n_kv_heads:
         raise fields.wrong("n_kv_heads", f"is {made.n_kv_heads}, which does not divide {made.n_heads} heads")
     return made

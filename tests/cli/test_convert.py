@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkpoint_cases import BASE
 from small_models import small_model, written
+from tiny_checkpoints import checkpoint
 
 from edgeinfer.cli import main
 from edgeinfer.onnx import package
@@ -77,3 +79,24 @@ def test_help_imports_no_converter() -> None:
         "sys.exit(bool({'onnx', 'onnx_ir'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_a_checkpoint_as_a_package(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Its folder is the model; what stays as it is, and why, is said."""
+    folder, _ = checkpoint(tmp_path / "tiny-qwen", "Qwen2", {**BASE, "intermediate_size": 100})
+    capsys.readouterr()
+    code, out, err = run(capsys, folder, tmp_path / "out", "--to", "onnx", "--quant", "int8", "--json")
+    assert code == 0
+    told = json.loads(out.splitlines()[-1])
+    assert (told["name"], told["architecture"], told["quant"]) == ("tiny-qwen", "qwen2", "int8")
+    assert told["measured"]["unfit_matrices"] == 3
+    assert "hashing 1 file" in err
+    code, out, _ = run(capsys, folder, tmp_path / "again", "--to", "onnx", "--quant", "int8-dynamic")
+    assert code == 0
+    assert "3 matrices stay floats: their rows are no whole blocks of 32 weights" in out
+    code, _, err = run(capsys, tmp_path / "out", tmp_path / "third", "--to", "onnx")
+    assert code == 2
+    assert "is an ONNX package already" in err
+    code, _, err = run(capsys, tmp_path, tmp_path / "third", "--to", "onnx")
+    assert code == 4
+    assert "has no config.json" in err
