@@ -53,8 +53,9 @@ class ExpertMatrices:
         block = min(form.block for form in known)
 
         def made(name: str, parts: Names) -> ExpertMatrix:
-            bits: Literal[4, 8] = 8 if any(forms[part] != Form(4, 32) for part in parts) else 4
-            return self._blocks(name, {part: forms[part] or known[0] for part in parts}, bits, block, n_experts)
+            used = {part: forms[part] or known[0] for part in parts}
+            bits: Literal[4, 8] = 8 if any(form.bits == 8 for form in used.values()) else 4
+            return self._blocks(name, used, bits, block, n_experts)
 
         return made(*first), made(*last)
 
