@@ -18,12 +18,14 @@ __all__ = ["GATES", "Divergence", "Gate", "Row", "as_document", "cells", "check_
 @dataclass(frozen=True, slots=True)
 class Divergence:
     """From the reference, along the text but for the first position of each window: KL in nats, and the share of
-    positions where both find the same token likeliest."""
+    positions where both find the same token likeliest. ``exact``: logits were compared as they came, not in half
+    precision, which long texts of large vocabularies are kept in."""
 
     kl_mean: float
     kl_median: float
     kl_p99: float
     agreement: Estimate
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,7 @@ def _row(model: Opened, label: str, task: Task, reading: Reading, reference: _Re
             float(np.median(kl)),
             float(np.percentile(kl, 99)),
             metrics.proportion(int(agree.sum()), len(agree)),
+            reference.recording.precise,
         )
     return Row(
         label=label,
