@@ -36,6 +36,8 @@ def parts(package: Package, sizes: Dimensions, config: EngineConfig, *, ours: bo
     """``ours``: with our operators, which map packed weights, and keep keys and values of all sequences in one pool of
     ``config.kv_type``. ONNX Runtime's own kernels copy weights into a layout of theirs, for each thread count apart,
     and let go of the originals; they keep keys and values in float32."""
+    if not package.hyperparameters.causal:
+        return _encoder_parts(package, sizes, config)
     variant = package.variants.get("cpu") or next(iter(package.variants.values()))
     n_bytes = sum(file.bytes for file in variant.files.values())
     hyper = package.hyperparameters
@@ -51,6 +53,13 @@ def parts(package: Package, sizes: Dimensions, config: EngineConfig, *, ours: bo
         kv=kv,
         computing=_computing(hyper.n_heads, sizes, config, n_cells, ours),
     )
+
+
+def _encoder_parts(package: Package, sizes: Dimensions, config: EngineConfig) -> Parts:
+    """An encoder keeps nothing, and reads a text in one pass."""
+    n_bytes = sum(file.bytes for variant in package.variants.values() for file in variant.files.values())
+    rows = 4 * config.n_ctx * _ROW_BUFFERS * max(sizes.n_ff, 3 * sizes.n_embd)
+    return Parts(int((1 + _LOADING) * n_bytes), n_bytes, 0, _PROCESS_BYTES + rows)
 
 
 def _computing(n_heads: int, sizes: Dimensions, config: EngineConfig, n_cells: int, ours: bool) -> int:

@@ -11,9 +11,20 @@ from edgeinfer.converters.sources import SourceTensor, TensorSource
 from edgeinfer.errors import FormatError
 from edgeinfer.onnx.package import Hyperparameters
 
-__all__ = ["Decoder", "Shape", "check_tensors", "with_factors"]
+__all__ = ["Bidirectional", "Decoder", "Shape", "check_tensors", "with_factors"]
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bidirectional:
+    """What sets an encoder apart, whose tokens see each other and whose norms come after: ``rotated`` positions, or
+    embedded ones; whether Q, K and V are one matrix, ``fused``; ``activation``: gelu, gelu_tanh, or silu, which is
+    gated."""
+
+    rotated: bool
+    fused: bool
+    activation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +35,7 @@ class Decoder:
     graph. ``rope_factors`` is the tensor with `Rope.factors`; ``rope_local`` is for windowed layers.
     ``interleaved_rope``: rows of Q and K lie in pairs (2i, 2i + 1) that are rotated together, instead of (i, i + half).
     ``qk_norm``: each head of Q and K has its norm; ``post_norms``: norms after attention and feed-forward too.
+    ``bidirectional``: of an encoder, which is described by the same sizes and tensors.
     """
 
     architecture: str
@@ -37,6 +49,7 @@ class Decoder:
     interleaved_rope: bool = False
     qk_norm: bool = False
     post_norms: bool = False
+    bidirectional: Bidirectional | None = None
 
 
 def with_factors(decoder: Decoder, source: TensorSource) -> Decoder:

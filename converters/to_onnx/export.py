@@ -17,7 +17,7 @@ from edgeinfer.converters.to_onnx.genai import write_genai
 from edgeinfer.converters.to_onnx.graph_files import Job, described, sha256, write_dynamic, write_static
 from edgeinfer.converters.to_onnx.requantize import Quant, check_quant
 from edgeinfer.converters.to_onnx.space import package_bytes
-from edgeinfer.errors import UsageError
+from edgeinfer.errors import UnsupportedModel, UsageError
 from edgeinfer.gguf import writer as gguf_writer
 from edgeinfer.onnx.package import MANIFEST, VOCABULARY, Package, Variant
 
@@ -68,6 +68,8 @@ def export(
         check_tensors(decoder, source.tensors, source.label)
         decoder = with_factors(decoder, source)
         check_quant(source, quant)
+        if decoder.bidirectional is not None and "npu" in names:
+            raise UnsupportedModel(f"{source.label} is an encoder, which has no form for variant npu; cpu is for all")
         needed = package_bytes(source, quant, decoder, names)
         n_graphs = bool({"cpu", "cuda"} & {*names}) + ("npu" in names)
         total = n_graphs * sum(tensor.n_bytes for tensor in file.tensors.values())

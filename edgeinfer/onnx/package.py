@@ -31,6 +31,8 @@ FORMAT = "edgeinfer-onnx"
 VERSION = 1
 MANIFEST = "edgeinfer.json"
 VOCABULARY = "vocab.gguf"
+HIDDEN_STATES = "last_hidden_state"
+"""What an encoder's graph calls its output, as everybody does."""
 MODES = ("keep", "int4", "int8")
 FORMS = ("nbits4", "nbits8", "float")
 _MAX_MANIFEST_BYTES = 16 << 20
@@ -43,7 +45,8 @@ class Hyperparameters:
     """A decoder's sizes and constants. ``sliding_window``: a windowed layer sees that many tokens, its own among them;
     layer i is windowed unless ``window_pattern`` divides i + 1 (None: all are). ``rope_theta_local`` is for windowed
     layers. Where the rope is not that of ``rope_theta`` alone, ``rope_frequencies`` has the radians a position of each
-    pair, and cosines and sines are multiplied by ``rope_magnitude``."""
+    pair, and cosines and sines are multiplied by ``rope_magnitude``. ``causal``: not so of an encoder, whose tokens see
+    each other, and which has hidden states instead of logits."""
 
     n_layers: int
     n_embd: int
@@ -64,6 +67,7 @@ class Hyperparameters:
     tied_embeddings: bool = False
     rope_frequencies: tuple[float, ...] | None = None
     rope_magnitude: float = 1.0
+    causal: bool = True
 
     def windowed(self, layer: int) -> bool:
         """Whether a layer looks back only ``sliding_window`` tokens."""
@@ -239,6 +243,7 @@ def _hyperparameters(fields: Fields) -> Hyperparameters:
         tied_embeddings=fields.flag("tied_embeddings"),
         rope_frequencies=tuple(fields.numbers("rope_frequencies")) if fields.get("rope_frequencies") else None,
         rope_magnitude=fields.number("rope_magnitude", above=0) if fields.get("rope_magnitude") else 1.0,
+        causal=fields.flag("causal") if fields.get("causal") is not None else True,
     )
     if made.rope_frequencies is not None and len(made.rope_frequencies) != made.head_dim // 2:
         raise fields.wrong("rope_frequencies", f"has {len(made.rope_frequencies)} of {made.head_dim // 2} pairs")
