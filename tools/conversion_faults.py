@@ -23,10 +23,11 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def run(conversion: Conversion, *, kill_after_s: float | None = None, file_bytes
     )
     if kill_after_s is not None:
         time.sleep(kill_after_s)
-        child.kill()
+        os.kill(child.pid, signal.SIGKILL)  # one that has ended is still ours to ask
     if child.stderr is None:
         raise RuntimeError("a pipe was asked for")
     said = child.stderr.read()
@@ -169,7 +170,7 @@ MODES: dict[str, Callable[[Conversion, argparse.Namespace], dict[str, Any]]] = {
 }
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("mode", choices=MODES)
     parser.add_argument("model")
@@ -178,7 +179,7 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("build/conversion-faults"), help="for all that is written")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     out = args.folder / f"out-{os.getpid()}"
     out.mkdir(parents=True)
     good = True
