@@ -32,7 +32,7 @@ class Divergence:
 class Row:
     """One model. Sizes None where the model does not say. ``perplexity_ratio`` and ``divergence``: from the reference,
     None without one and for itself. ``tasks``: the share of right answers by set. Speeds in tokens per second, of a
-    prompt as long as the window; ``peak_bytes``: resident, of the whole process while this model was open."""
+    prompt as long as the window; ``peak_bytes``: resident, of a process that answers it and does nothing else."""
 
     label: str
     name: str

@@ -120,6 +120,7 @@ def test_onnx_packages_of_encoders(case: str, tmp_path: Path) -> None:
 
 def test_a_package_of_an_encoder(tmp_path: Path) -> None:
     """It answers nothing, embeds alike in any company, has no form for NPUs, and is checked like any other."""
+    tokenizers = pytest.importorskip("tokenizers")
     folder, _ = encoder("nomic-bert", tmp_path / "model")
     made = convert(folder, tmp_path / "model.gguf", Options("F32"))
     out = tmp_path / "out"
@@ -127,6 +128,10 @@ def test_a_package_of_an_encoder(tmp_path: Path) -> None:
         export(made.written.path, out, variant=("cpu", "npu"))
     written = export(made.written.path, out, quant="int8")
     assert package.read(out) == written
+    stored = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
+    original = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for text in (*TEXTS, "Don't [MASK] é\t日本 Xx"):
+        assert stored.encode(text).ids == original.encode(text).ids
     with LLM(str(out), n_parallel=3) as llm:
         with pytest.raises(UnsupportedModel, match="is an encoder"):
             llm.generate("x")
