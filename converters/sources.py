@@ -1,10 +1,12 @@
-"""Where the tensors of a model come from: a protocol that converters read through, and GGUF files behind it.
+"""Where the tensors of a model come from: a protocol that converters read through, GGUF files behind it, and sources
+that show another's tensors otherwise.
 
 A source says what there is and gives rows of blocks; what the tensors mean is said by `converters.architectures`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from edgeinfer.errors import FormatError
 from edgeinfer.gguf import GGUFFile
 from edgeinfer.gguf.header import open_regular
 
-__all__ = ["Bytes", "GGUFSource", "SourceTensor", "TensorSource", "pieces"]
+__all__ = ["Bytes", "GGUFSource", "SourceTensor", "TensorSource", "View", "ViewSource", "pieces"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -35,8 +37,8 @@ class SourceTensor:
 
     @property
     def n_rows(self) -> int:
-        """Rows of a matrix; a vector is one row."""
-        return self.shape[0] if len(self.shape) > 1 else 1
+        """Rows of a matrix, or of several that lie one behind the other; a vector is one row."""
+        return math.prod(self.shape[:-1])
 
     @property
     def n_cols(self) -> int:
@@ -92,6 +94,35 @@ class GGUFSource:
                 raise FormatError(f"{info.path} became shorter while tensor {name} was read")
             room = room[got:]
         return blocks
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Some rows of a source's tensor as a matrix of their own."""
+
+    tensor: str
+    first: int
+    n_rows: int
+
+
+class ViewSource:
+    """A source in which some tensors are taken apart: views have names of their own, and what they are of is gone."""
+
+    def __init__(self, source: TensorSource, views: Mapping[str, View]) -> None:
+        self.label = source.label
+        self._source = source
+        self._views = views
+        apart = {view.tensor for view in views.values()}
+        self.tensors = {name: tensor for name, tensor in source.tensors.items() if name not in apart}
+        for name, view in views.items():
+            whole = source.tensors[view.tensor]
+            self.tensors[name] = SourceTensor((view.n_rows, whole.n_cols), whole.type, whole.row_bytes)
+
+    def rows(self, name: str, first: int, n_rows: int) -> Bytes:
+        view = self._views.get(name)
+        if view is None:
+            return self._source.rows(name, first, n_rows)
+        return self._source.rows(view.tensor, view.first + first, n_rows)
 
 
 def pieces(tensor: SourceTensor, n_bytes: int, multiple: int = 1) -> Iterator[tuple[int, int]]:

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer import __version__
-from edgeinfer.catalog.store import Progress, Quiet, file_sha256
+from edgeinfer.catalog.store import Progress, Quiet
 from edgeinfer.converters.huggingface.architectures import describe
 from edgeinfer.converters.huggingface.checkpoint import Checkpoint, open_checkpoint
 from edgeinfer.converters.huggingface.description import Description, Target, Value, check_tensors, rows_of
-from edgeinfer.converters.huggingface.template import template_keys
-from edgeinfer.converters.huggingface.tokenizers import read_vocabulary
+from edgeinfer.converters.huggingface.metadata import metadata, source_hashes
 from edgeinfer.converters.huggingface.tokenizers.proof import differing
 from edgeinfer.converters.huggingface.weights import Weights, n_bytes_of
 from edgeinfer.converters.output import Written, check_target, need_room, workspace, write_model
@@ -27,9 +25,6 @@ from edgeinfer.gguf import writer
 from edgeinfer.gguf.writer import NewTensor
 
 __all__ = ["Converted", "Options", "convert"]
-
-KEYS = "edgeinfer.source."
-"""Prefix of what a file says of what it was made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +83,7 @@ def _written(
     )
     keys = _keys(checkpoint, described, options)
     total = sum(n_bytes_of(made, checkpoint) for made in described.targets)
-    hashes = _hashes(checkpoint, progress)
-    keys |= hashes
+    keys |= source_hashes(checkpoint, progress)
     done = 0
 
     def report(n_bytes: int) -> None:
@@ -125,54 +119,12 @@ def _tensor(weights: Weights, made: Target, layout: Layout, options: Options, di
 
 def _keys(checkpoint: Checkpoint, described: Description, options: Options) -> dict[str, Value]:
     """All metadata but the hashes of the source."""
-    vocabulary = read_vocabulary(checkpoint)
-    architecture = described.architecture
-    where = str(checkpoint.folder)
-    keys: dict[str, Value] = {
-        "general.architecture": architecture,
-        "general.type": "model",
-        "general.name": _name(checkpoint, options),
+    numbers: dict[str, Value] = {
         "general.file_type": FILE_TYPES[options.quant],
         "general.quantization_version": 2,
     }
-    keys |= _licence(checkpoint)
-    keys |= {f"{architecture}.{key}": value for key, value in described.keys.items()}
-    if vocabulary.model == "bert" or architecture in ("bert", "nomic-bert"):
-        keys["tokenizer.ggml.token_type_count"] = checkpoint.config.integer("type_vocab_size", 2)
-    keys |= vocabulary.metadata(described.n_vocab, where)
-    keys |= template_keys(checkpoint)
-    keys["edgeinfer.converter.version"] = __version__
-    keys[KEYS + "name"] = options.source or checkpoint.folder.resolve().name
-    keys[KEYS + "class"] = checkpoint.model_class
-    if options.importance:
-        keys |= options.importance.keys()
-    return keys
-
-
-def _name(checkpoint: Checkpoint, options: Options) -> str:
-    stated = checkpoint.config.raw("_name_or_path")
-    source = options.source.removeprefix("hf:") if options.source else ""
-    name = source or (stated if isinstance(stated, str) and not stated.startswith((".", "/")) else "")
-    return name.rpartition("/")[2] or checkpoint.folder.resolve().name
-
-
-def _licence(checkpoint: Checkpoint) -> dict[str, Value]:
-    """From the head of the model card."""
-    card = checkpoint.text("README.md") or ""
-    if not card.startswith("---"):
-        return {}
-    for line in card.split("\n---", 1)[0].splitlines():
-        if line.startswith("license:") and line.partition(":")[2].strip():
-            return {"general.license": line.partition(":")[2].strip().strip("\"'")}
-    return {}
-
-
-def _hashes(checkpoint: Checkpoint, progress: Progress) -> dict[str, Value]:
-    progress.note(f"hashing {len(checkpoint.files)} file{'s' if len(checkpoint.files) > 1 else ''}")
-    return {
-        KEYS + "files": [path.name for path in checkpoint.files],
-        KEYS + "sha256": [file_sha256(path) for path in checkpoint.files],
-    }
+    keys = metadata(checkpoint, described, options.source, numbers)
+    return keys | options.importance.keys() if options.importance else keys
 
 
 def _through_llama(

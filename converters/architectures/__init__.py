@@ -16,13 +16,19 @@ if TYPE_CHECKING:
 
 __all__ = ["ARCHITECTURES", "describe"]
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3", "bert", "nomic-bert")
+ARCHITECTURES = (
+    *("llama", "qwen2", "qwen3", "gemma3", "gemma2", "phi3", "olmo2", "granite", "qwen3moe"),
+    *("bert", "nomic-bert"),
+)
 """Each is a module of this package (with _ for -) with ``describe(file) -> Decoder``."""
 
 
 def describe(file: GGUFFile) -> Decoder:
-    """The model in a GGUF file. Raises `UnsupportedModel` with the architectures there are, and for one that does
-    what its architecture's graph does not; `FormatError` for metadata that contradict each other."""
+    """The model in a GGUF file, or in what says the same of a checkpoint.
+
+    Raises `UnsupportedModel` with the architectures there are, and for one that does what its architecture's graph
+    does not; `FormatError` for metadata that contradict each other.
+    """
     if file.architecture not in ARCHITECTURES:
         raise UnsupportedModel(
             f"{file.path} is of architecture {file.architecture!r}, which has no ONNX form here; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 
 from edgeinfer.converters.architectures.decoder import Decoder, Shape
@@ -11,14 +11,25 @@ from edgeinfer.errors import UnsupportedModel
 from edgeinfer.gguf import Dimensions, GGUFFile, dimensions
 from edgeinfer.onnx.package import Hyperparameters
 
-__all__ = ["base", "each_layer", "refuse"]
+__all__ = ["base", "each_layer", "refuse", "without"]
+
+_SPECIAL = (
+    "expert_count",
+    "nextn_predict_layers",
+    "logit_scale",
+    "final_logit_softcapping",
+    "attn_logit_softcapping",
+    "attention.clamp_kqv",
+)
+"""What changes a graph in ways that only some architectures know."""
 
 
-def base(file: GGUFFile) -> Decoder:
+def base(file: GGUFFile, knows: Container[str] = ()) -> Decoder:
     """The plain decoder: no biases, no norms but two a layer, one rope for all layers. Architectures change the rest
-    with `dataclasses.replace`. Raises `UnsupportedModel` for what none of them does."""
+    with `dataclasses.replace`; ``knows``: keys that they look at themselves. Raises `UnsupportedModel` for what they do
+    not do."""
     sizes = dimensions(file)
-    _check_plain(file, sizes)
+    _check_plain(file, sizes, knows)
     hyper = Hyperparameters(
         n_layers=sizes.n_layers,
         n_embd=sizes.n_embd,
@@ -34,8 +45,9 @@ def base(file: GGUFFile) -> Decoder:
         tied_embeddings="output.weight" not in file.tensors,
     )
     required = _matrices(hyper)
+    n_rotated = file.metadata.integer(f"{file.architecture}.rope.dimension_count", hyper.head_dim)
     head = {"output.weight": (hyper.n_vocab, hyper.n_embd)}
-    rope = _rope(file, hyper)
+    rope = _rope(file, hyper, n_rotated)
     return Decoder(file.architecture, hyper, rope, required, head)
 
 
@@ -67,23 +79,26 @@ def _matrices(sizes: Hyperparameters) -> dict[str, Shape]:
     return shapes
 
 
-def _check_plain(file: GGUFFile, sizes: Dimensions) -> None:
+def without(shapes: Mapping[str, Shape], *names: str) -> dict[str, Shape]:
+    """The tensors less those of every layer that have one of these names behind ``blk.N.``."""
+    return {name: shape for name, shape in shapes.items() if name.split(".", 2)[-1] not in names}
+
+
+def _check_plain(file: GGUFFile, sizes: Dimensions, knows: Container[str]) -> None:
     meta, name = file.metadata, file.architecture
-    for key in ("expert_count", "nextn_predict_layers"):
-        if meta.integer(f"{name}.{key}", 0):
-            raise refuse(file, f"{key} is {meta.integer(f'{name}.{key}')}")
+    for key in _SPECIAL:
+        if key not in knows and meta.number(f"{name}.{key}", 0.0):
+            raise refuse(file, f"{key} is {meta.number(f'{name}.{key}'):g}")
     if len({*zip(sizes.n_heads, sizes.n_kv_heads, strict=True)}) != 1 or not sizes.n_heads[0]:
         raise refuse(file, "its layers differ in their numbers of heads")
     if sizes.head_dim_k != sizes.head_dim_v:
         raise refuse(file, f"keys have {sizes.head_dim_k} elements a head and values {sizes.head_dim_v}")
-    if meta.integer(f"{name}.rope.dimension_count", sizes.head_dim_k) != sizes.head_dim_k:
-        raise refuse(file, "only a part of each head is rotated (rope.dimension_count)")
-    for key in ("logit_scale", "final_logit_softcapping", "attn_logit_softcapping", "attention.clamp_kqv"):
-        if meta.number(f"{name}.{key}", 0.0):
-            raise refuse(file, f"{key} is {meta.number(f'{name}.{key}')}")
+    n_rotated = meta.integer(f"{name}.rope.dimension_count", sizes.head_dim_k)
+    if n_rotated != sizes.head_dim_k and (not n_rotated or "rope.dimension_count" not in knows):
+        raise refuse(file, f"only {n_rotated} of the {sizes.head_dim_k} elements of each head are rotated")
 
 
-def _rope(file: GGUFFile, sizes: Hyperparameters) -> Rope:
+def _rope(file: GGUFFile, sizes: Hyperparameters, n_rotated: int) -> Rope:
     meta, scaling = file.metadata, f"{file.architecture}.rope.scaling"
     kind = meta.text(f"{scaling}.type", "none")
     factor = meta.number(f"{scaling}.factor", 1.0)
@@ -95,9 +110,10 @@ def _rope(file: GGUFFile, sizes: Hyperparameters) -> Rope:
         )
     if kind not in ("linear", "yarn") or factor <= 0:
         raise refuse(file, f"rope.scaling is {kind!r} by {factor:g}")
-    rope = Rope(sizes.rope_theta, sizes.head_dim, factor)
+    rope = Rope(sizes.rope_theta, n_rotated, factor)
     if kind == "linear" or factor == 1.0:
         return rope
     n_ctx = meta.integer(f"{scaling}.original_context_length", sizes.n_ctx_train)
     attention = meta.number(f"{scaling}.attn_factor", 1.0)
-    return replace(rope, yarn=Yarn(n_ctx, attention_factor=attention))
+    fast, slow = (meta.number(f"{scaling}.yarn_beta_{which}", beta) for which, beta in (("fast", 32.0), ("slow", 1.0)))
+    return replace(rope, yarn=Yarn(n_ctx, fast, slow, attention))

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from edgeinfer.converters.architectures.rope import Rope
-from edgeinfer.converters.sources import SourceTensor, TensorSource
+from edgeinfer.converters.sources import SourceTensor, TensorSource, View
 from edgeinfer.errors import FormatError
 from edgeinfer.onnx.package import Hyperparameters
 
-__all__ = ["Bidirectional", "Decoder", "Shape", "check_tensors", "with_factors"]
+__all__ = ["Bidirectional", "Decoder", "Experts", "HeadSpace", "LongRope", "Shape", "check_tensors", "with_factors"]
 
 Shape = tuple[int, ...]
 
@@ -28,13 +29,61 @@ class Bidirectional:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """Feed-forward parts of which a router chooses some for each token: softmax over the chosen ones' logits weighs
+    their outputs. ``n_ff``: the width of one."""
+
+    n: int
+    n_used: int
+    n_ff: int
+
+
+@dataclass(frozen=True, slots=True)
+class LongRope:
+    """Phi's way to a longer context: other factors where it is longer than ``n_ctx_short``. ``factors`` is the tensor
+    with them, which `with_factors` puts into ``rope``."""
+
+    n_ctx_short: int
+    factors: str
+    rope: Rope
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpace:
+    """How a head's elements lie in graphs: the two halves that are rotated together, each in room for ``half_room``
+    elements, then what is not rotated; zeros fill the rest of ``room``. Kernels of attention take no other sizes than
+    multiples of 16 elements and 8 pairs."""
+
+    dim: int
+    half: int
+    half_room: int
+    room: int
+
+    @classmethod
+    def of(cls, dim: int, n_rotated: int) -> HeadSpace:
+        half = n_rotated // 2
+        if dim % 16 == 0 and half % 8 == 0:
+            return cls(dim, half, half, dim)
+        half_room = half + -half % 8
+        least = 2 * half_room + dim - n_rotated
+        return cls(dim, half, half_room, least + -least % 16)
+
+    @property
+    def padded(self) -> bool:
+        return self.room != self.dim or self.half_room != self.half
+
+
+@dataclass(frozen=True, slots=True)
 class Decoder:
     """A model of the family norm - attention - norm - gated feed-forward.
 
     ``required`` and ``optional``: shapes by GGUF name, rows first. ``ignored`` may be there and mean nothing to a
-    graph. ``rope_factors`` is the tensor with `Rope.factors`; ``rope_local`` is for windowed layers.
+    graph. ``views``: matrices that are parts of those tensors, which the graph has instead of these. ``rope_factors``
+    is the tensor with `Rope.factors`; ``rope_local`` is for windowed layers.
     ``interleaved_rope``: rows of Q and K lie in pairs (2i, 2i + 1) that are rotated together, instead of (i, i + half).
-    ``qk_norm``: each head of Q and K has its norm; ``post_norms``: norms after attention and feed-forward too.
+    ``qk_norm``: Q and K have a norm, each head by itself or all in one; ``pre_norms``, ``post_norms``: norms before and
+    after attention and feed-forward. What these add is multiplied by ``residual_scale``, logits by ``logit_scale``.
+    ``attention_cap``, ``logit_cap``: scores and logits x become cap * tanh(x / cap).
     ``bidirectional``: of an encoder, which is described by the same sizes and tensors.
     """
 
@@ -46,22 +95,58 @@ class Decoder:
     ignored: frozenset[str] = frozenset()
     rope_factors: str | None = None
     rope_local: Rope | None = None
+    rope_long: LongRope | None = None
     interleaved_rope: bool = False
-    qk_norm: bool = False
+    qk_norm: Literal["none", "heads", "whole"] = "none"
+    pre_norms: bool = True
     post_norms: bool = False
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    attention_cap: float | None = None
+    logit_cap: float | None = None
+    experts: Experts | None = None
     bidirectional: Bidirectional | None = None
+    views: Mapping[str, View] = field(default_factory=dict)
+
+    @property
+    def space(self) -> HeadSpace:
+        return HeadSpace.of(self.sizes.head_dim, self.rope.head_dim)
+
+    def stored_sizes(self) -> Hyperparameters:
+        """As a package has them: heads are as wide as they are kept, and frequencies are given where ``rope_theta``
+        does not say them all."""
+        if self.bidirectional is not None:
+            return self.sizes
+        space, rope, long = self.space, self.rope, self.rope_long
+        sizes = replace(self.sizes, head_dim=space.room)
+        if rope.plain and not space.padded and rope.head_dim == space.dim and long is None:
+            return sizes
+        made = replace(sizes, rope_frequencies=_frequencies(rope, space), rope_magnitude=rope.magnitude)
+        if long is None:
+            return made
+        frequencies = _frequencies(long.rope, space)
+        return replace(made, rope_frequencies_long=frequencies, n_ctx_short=long.n_ctx_short)
 
 
 def with_factors(decoder: Decoder, source: TensorSource) -> Decoder:
-    """The decoder with what its rope takes from a tensor, and its sizes with the angles of a rope that is not plain."""
-    rope = decoder.rope
+    """The decoder with what its ropes take from tensors."""
+
+    def factored(rope: Rope, name: str) -> Rope:
+        factors = source.rows(name, 0, 1).view("<f4")[0]
+        return replace(rope, factors=tuple(float(factor) for factor in factors))
+
     if decoder.rope_factors is not None:
-        factors = source.rows(decoder.rope_factors, 0, 1).view("<f4")[0]
-        rope = replace(rope, factors=tuple(float(factor) for factor in factors))
-    if rope.plain:
+        decoder = replace(decoder, rope=factored(decoder.rope, decoder.rope_factors))
+    long = decoder.rope_long
+    if long is None:
         return decoder
-    sizes = replace(decoder.sizes, rope_frequencies=tuple(rope.angles().tolist()), rope_magnitude=rope.magnitude)
-    return replace(decoder, rope=rope, sizes=sizes)
+    return replace(decoder, rope_long=replace(long, rope=factored(long.rope, long.factors)))
+
+
+def _frequencies(rope: Rope, space: HeadSpace) -> tuple[float, ...]:
+    """Radians a position of each pair that there is room for."""
+    angles = rope.angles().tolist()
+    return (*angles, *[0.0] * (space.half_room - len(angles)))
 
 
 def check_tensors(decoder: Decoder, tensors: Mapping[str, SourceTensor], label: str) -> None:

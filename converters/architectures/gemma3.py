@@ -47,6 +47,6 @@ def describe(file: GGUFFile) -> Decoder:
         sizes=sizes,
         required={**plain.required, **each_layer(plain, norms)},
         rope_local=Rope(theta, sizes.head_dim) if window else None,
-        qk_norm=True,
+        qk_norm="heads",
         post_norms=True,
     )

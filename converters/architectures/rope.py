@@ -29,13 +29,14 @@ class Yarn:
 @dataclass(frozen=True, slots=True)
 class Rope:
     """``head_dim`` elements are rotated in pairs; pair i turns by ``theta ** (-2 i / head_dim) / factor`` a position.
-    ``factors`` divide each pair's angle further (Llama 3)."""
+    ``factors`` divide each pair's angle further (Llama 3, Phi 3); cosines and sines are multiplied by ``stretch``."""
 
     theta: float
     head_dim: int
     factor: float = 1.0
     yarn: Yarn | None = None
     factors: tuple[float, ...] | None = None
+    stretch: float = 1.0
 
     @property
     def plain(self) -> bool:
@@ -61,16 +62,18 @@ class Rope:
     def magnitude(self) -> float:
         """What cosines and sines are multiplied by."""
         if self.yarn is None:
-            return 1.0
+            return self.stretch
         return self.yarn.attention_factor * (1 + 0.1 * math.log(self.factor))
 
     def _pair_of(self, yarn: Yarn, turns: float) -> float:
         """The pair that makes that many turns within the trained context."""
         return self.head_dim * math.log(yarn.n_ctx / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
 
-    def tables(self, n_ctx: int) -> Iterator[tuple[Floats, Floats]]:
-        """Cosines and sines of positions 0 to ``n_ctx`` - 1 in pieces of rows, each ``(rows, head_dim / 2)``."""
+    def tables(self, n_ctx: int, n_pairs: int | None = None) -> Iterator[tuple[Floats, Floats]]:
+        """Cosines and sines of positions 0 to ``n_ctx`` - 1 in pieces of rows, each ``(rows, n_pairs)``; pairs beyond
+        those of a head are not turned."""
         angles = self.angles()
+        angles = np.pad(angles, (0, (n_pairs or len(angles)) - len(angles)))
         for first in range(0, n_ctx, _PIECE):
             turned = np.arange(first, min(n_ctx, first + _PIECE), dtype=np.float64)[:, None] * angles
             yield tuple(  # type: ignore[misc]

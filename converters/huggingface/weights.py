@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.converters.huggingface.checkpoint import Checkpoint
-from edgeinfer.converters.huggingface.description import Source, Target
+from edgeinfer.converters.huggingface.description import Source, Target, rows_of
 from edgeinfer.converters.huggingface.safetensors import ITEM_BYTES, Stored
 from edgeinfer.errors import FormatError, UnsupportedModel
 from edgeinfer.gguf.header import open_regular
@@ -49,21 +49,35 @@ class Weights:
             for rows in self._rows(source):
                 yield (rows + np.float32(source.shift)) * np.float32(source.scale) if _changes(source) else rows
 
+    def rows(self, target: Target, first: int, n_rows: int) -> Floats:
+        """Some rows of the tensor, float32 ``(n_rows, row length)``; a vector is as many rows of one value. Raises as
+        `pieces` does."""
+        if target.values is not None:
+            return target.values.reshape(rows_of(target.shape), -1)[first : first + n_rows]
+        found, begin = [], 0
+        for source in target.sources:
+            low, high = max(first, begin) - begin, min(first + n_rows, begin + source.n_rows) - begin
+            if low < high:
+                rows = self._between(source, low, high)
+                found.append((rows + np.float32(source.shift)) * np.float32(source.scale) if _changes(source) else rows)
+            begin += source.n_rows
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
     def _rows(self, source: Source) -> Iterator[Floats]:
+        step = max(1, _PIECE_ELEMENTS // _n_cols(self._tensors[source.name]))
+        for first in range(0, source.n_rows, step):
+            yield self._between(source, first, min(source.n_rows, first + step))
+
+    def _between(self, source: Source, first: int, end: int) -> Floats:
         stored = self._tensors[source.name]
         if stored.dtype not in FLOAT_TYPES:
             raise UnsupportedModel(
                 f"{stored.path}: tensor {source.name} is of type {stored.dtype}; only {', '.join(FLOAT_TYPES)} are "
                 "converted: give a checkpoint that is not quantized"
             )
-        n_cols = stored.shape[-1] if len(stored.shape) > 1 else 1
-        step = max(1, _PIECE_ELEMENTS // n_cols)
-        for first in range(0, source.n_rows, step):
-            end = min(source.n_rows, first + step)
-            if source.order is None:
-                yield self._some(stored, n_cols, first, end)
-            else:
-                yield self._picked(stored, n_cols, source.order[first:end])
+        if source.order is None:
+            return self._some(stored, _n_cols(stored), first, end)
+        return self._picked(stored, _n_cols(stored), source.order[first:end])
 
     def _picked(self, stored: Stored, n_cols: int, order: npt.NDArray[np.int64]) -> Floats:
         """Rows in another order, which is never far from the one in the file."""
@@ -90,6 +104,10 @@ class Weights:
             room = room[got:]
 
 
+def _n_cols(stored: Stored) -> int:
+    return stored.shape[-1] if len(stored.shape) > 1 else 1
+
+
 def _changes(source: Source) -> bool:
     return source.shift != 0 or source.scale != 1
 
@@ -108,6 +126,5 @@ def n_bytes_of(target: Target, checkpoint: Checkpoint) -> int:
     total = 0
     for source in target.sources:
         stored = checkpoint.tensors[source.name]
-        n_cols = stored.shape[-1] if len(stored.shape) > 1 else 1
-        total += source.n_rows * n_cols * ITEM_BYTES[stored.dtype]
+        total += source.n_rows * _n_cols(stored) * ITEM_BYTES[stored.dtype]
     return total

@@ -53,6 +53,7 @@ class ColumnMatrices:
         region = self._weights.data.room(name, FLOAT_TYPES[tensor.type], tensor.shape)
         for first, rows in self._weights.raw_pieces(name):
             region.write(rows, first * tensor.row_bytes)
+        self._weights.measures.floats(tensor)
         return Columns(tensor.n_rows, tensor.n_cols, region, None)
 
     def _blocks(self, name: str, tensor: SourceTensor, form: forms.Form) -> Columns:

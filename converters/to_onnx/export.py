@@ -1,20 +1,23 @@
-"""The front door: a GGUF model becomes the folder of an ONNX package, whole or not at all. Owns the order of things;
-knows no tensor's layout and no operator."""
+"""The front door: a GGUF model or a checkpoint becomes the folder of an ONNX package, whole or not at all. Owns the
+order of things; knows no tensor's layout and no operator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from edgeinfer import __version__, gguf
+from edgeinfer import __version__
+from edgeinfer.catalog.store import Progress, Quiet
 from edgeinfer.converters.architectures import describe
-from edgeinfer.converters.architectures.decoder import check_tensors, with_factors
-from edgeinfer.converters.sources import GGUFSource
+from edgeinfer.converters.architectures.decoder import Decoder, check_tensors, with_factors
+from edgeinfer.converters.sources import TensorSource, ViewSource
+from edgeinfer.converters.to_onnx.floats import FLOAT_QUANTS, FloatSource
 from edgeinfer.converters.to_onnx.folder import new_folder
 from edgeinfer.converters.to_onnx.genai import write_genai
-from edgeinfer.converters.to_onnx.graph_files import Job, described, sha256, write_dynamic, write_static
+from edgeinfer.converters.to_onnx.graph_files import Job, described, write_dynamic, write_static
+from edgeinfer.converters.to_onnx.opening import Model, opened
 from edgeinfer.converters.to_onnx.requantize import Quant, check_quant
 from edgeinfer.converters.to_onnx.space import package_bytes
 from edgeinfer.errors import UnsupportedModel, UsageError
@@ -28,15 +31,6 @@ VARIANTS: tuple[VariantName, ...] = ("cpu", "npu", "cuda")
 NPU_CTX = 2048
 
 
-class Progress(Protocol):
-    def update(self, done_bytes: int, total_bytes: int) -> None: ...
-
-
-class _Silent:
-    def update(self, done_bytes: int, total_bytes: int) -> None:
-        pass
-
-
 def export(
     path: str | Path,
     folder: str | Path,
@@ -47,37 +41,61 @@ def export(
     n_ctx: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    reference: str | None = None,
 ) -> Package:
-    """Convert a GGUF model into a new folder, and answer what was made.
+    """Convert a GGUF model, or the checkpoint in a folder, into a new folder, and answer what was made.
 
     Everything that can be known beforehand is checked before anything is written: the file's structure, its
     architecture, every tensor's name, shape and type, room on the disk. Memory: one piece of a tensor, some ten MB,
     beside the header; of variant ``npu``, whose matrices are transposed, also the pages of the one that is written.
     ``n_ctx`` is the context of that variant's graphs (None: `NPU_CTX`, or the model's where that is less). ``force``
-    replaces an older package.
+    replaces an older package. ``reference``: what to call a checkpoint, such as hf:owner/repo.
 
-    Raises what `gguf.read` does; `UnsupportedModel` for an architecture that has no ONNX form, `UnsupportedQuant` for
-    tensors that cannot be kept, `FormatError` naming every tensor that is missing or unexpected, `UsageError` for a
-    folder that is there already, a disk without room or a context beyond the model's.
+    Raises what `gguf.read` and `open_model` do; `UnsupportedModel` for an architecture that has no ONNX form or none
+    for that variant, `UnsupportedQuant` for tensors that cannot be kept, `FormatError` naming every tensor that is
+    missing or unexpected, `UsageError` for a folder that is there already, a disk without room or a context beyond the
+    model's.
     """
-    file = gguf.read(path)
-    decoder = describe(file)
-    shown = progress or _Silent()
+    shown = progress or Quiet()
     names = tuple(dict.fromkeys(variant))
-    with GGUFSource(file) as source:
-        check_tensors(decoder, source.tensors, source.label)
-        decoder = with_factors(decoder, source)
+    with opened(Path(path), reference, shown) as model:
+        for note in model.notes:
+            shown.note(note)
+        decoder = describe(model.file)
+        check_tensors(decoder, model.source.tensors, model.source.label)
+        decoder = with_factors(decoder, model.source)
+        source = _seen(model.source, decoder, quant)
         check_quant(source, quant)
-        if decoder.bidirectional is not None and "npu" in names:
-            raise UnsupportedModel(f"{source.label} is an encoder, which has no form for variant npu; cpu is for all")
+        _check_variants(decoder, names, model)
         needed = package_bytes(source, quant, decoder, names)
         n_graphs = bool({"cpu", "cuda"} & {*names}) + ("npu" in names)
-        total = n_graphs * sum(tensor.n_bytes for tensor in file.tensors.values())
+        total = n_graphs * sum(tensor.n_rows * tensor.row_bytes for tensor in source.tensors.values())
         n_ctx = _context(decoder.sizes.n_ctx_train, n_ctx)
         with new_folder(Path(folder), needed, force) as made:
-            job = Job(file, decoder, source, quant, made, _counter(shown, total))
-            package = _package(job, names, name or file.path.stem, n_ctx)
+            job = Job(model.file, decoder, source, quant, made, _counter(shown, total))
+            package = _package(job, names, name or model.name, n_ctx, model)
     return replace(package, folder=Path(folder))
+
+
+def _seen(source: TensorSource, decoder: Decoder, quant: Quant) -> TensorSource:
+    """The source as the graph wants it."""
+    if decoder.views:
+        source = ViewSource(source, decoder.views)
+    return FloatSource(source, FLOAT_QUANTS[quant]) if quant in FLOAT_QUANTS else source
+
+
+def _check_variants(decoder: Decoder, names: Sequence[VariantName], model: Model) -> None:
+    if "npu" not in names:
+        return
+    reasons = {
+        "it is an encoder": decoder.bidirectional is not None,
+        "its experts are chosen as it runs": decoder.experts is not None,
+        f"heads of {decoder.sizes.head_dim} with two ropes do not fit it": decoder.space.padded
+        and decoder.rope_local is not None,
+    }
+    for reason, true in reasons.items():
+        if true:
+            raise UnsupportedModel(f"{model.file.path}: variant npu has graphs of fixed shapes, and {reason}")
 
 
 def _context(n_ctx_train: int, n_ctx: int | None) -> int:
@@ -97,7 +115,7 @@ def _counter(progress: Progress, total: int) -> Callable[[int], None]:
     return advance
 
 
-def _package(job: Job, names: Sequence[VariantName], name: str, n_ctx: int) -> Package:
+def _package(job: Job, names: Sequence[VariantName], name: str, n_ctx: int, model: Model) -> Package:
     made: dict[str, Variant] = {}
     beside = [VOCABULARY]
     if {"cpu", "cuda"} & {*names}:
@@ -106,6 +124,8 @@ def _package(job: Job, names: Sequence[VariantName], name: str, n_ctx: int) -> P
         beside += write_genai(job.file, job.decoder, job.folder, dynamic.model)
     if "npu" in names:
         made["npu"] = write_static(job, n_ctx)
+    if isinstance(job.source, FloatSource):
+        job.measured |= job.source.measured
     with (job.folder / VOCABULARY).open("xb") as stream:
         keys = {key: job.file.metadata.stored(key) for key in job.file.metadata if not key.startswith("split.")}
         gguf_writer.write(stream, keys, [])
@@ -113,9 +133,9 @@ def _package(job: Job, names: Sequence[VariantName], name: str, n_ctx: int) -> P
         folder=job.folder,
         name=name,
         architecture=job.decoder.architecture,
-        hyperparameters=job.decoder.sizes,
-        source_file=job.file.path.name,
-        source_sha256=sha256(gguf.part_paths(job.file)),
+        hyperparameters=job.decoder.stored_sizes(),
+        source_file=model.file_name,
+        source_sha256=model.sha256(),
         converter=f"edgeinfer {__version__}",
         mode=job.quant,
         tensors=job.tensors,

@@ -15,7 +15,17 @@ from edgeinfer.gguf import GGUFFile, Metadata
 
 __all__ = ["write_genai"]
 
-_TYPES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+_TYPES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen3moe": "qwen3",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "phi3": "phi3",
+    "olmo2": "olmo",
+    "granite": "granite",
+}
 _ENDS = ("eos", "eot", "eom")
 _END_TEXTS = frozenset(
     ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<end_of_turn>", "<|end|>", "</s>")
@@ -38,12 +48,13 @@ def write_genai(file: GGUFFile, decoder: Decoder, folder: Path, graph: str) -> l
 
 
 def _config(meta: Metadata, decoder: Decoder, graph: str) -> dict[str, Any]:
-    sizes = decoder.sizes
+    sizes = decoder.stored_sizes()
+    n_ctx = sizes.n_ctx_short or sizes.n_ctx_train  # GenAI knows of no other tables for more
     ends = end_tokens(meta)
     model: dict[str, Any] = {
         "type": _TYPES[decoder.architecture],
         "vocab_size": sizes.n_vocab,
-        "context_length": sizes.n_ctx_train,
+        "context_length": n_ctx,
         "eos_token_id": ends if len(ends) != 1 else ends[0],
         "decoder": {
             "session_options": {
@@ -77,7 +88,7 @@ def _config(meta: Metadata, decoder: Decoder, graph: str) -> dict[str, Any]:
     model.setdefault("pad_token_id", ends[0] if ends else 0)
     search = {
         "do_sample": False,
-        "max_length": min(sizes.n_ctx_train, _MAX_LENGTH),
+        "max_length": min(n_ctx, _MAX_LENGTH),
         "past_present_share_buffer": True,
         "temperature": 1.0,
         "top_k": 1,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["CONTRIB", "PLAN", "Attributes", "Nodes", "attribute", "constant", "rewrite", "typed"]
+__all__ = ["CONTRIB", "PLAN", "Attributes", "Nodes", "attribute", "capped", "constant", "rewrite", "typed"]
 
 PLAN = "edgeinfer.plan"
 """Domain of the abstract operators; none is left in a finished graph."""
@@ -36,11 +36,15 @@ class Nodes:
     ) -> ir.Value:
         """Add a node and answer its first output, which has the node's name where ``outputs`` gives no others."""
         values = [ir.Value(name=output) for output in outputs or (name,)]
-        self.nodes.append(ir.node(op_type, inputs, attributes, domain=domain, outputs=values, name=name))
-        for value in inputs:
-            if value is not None and value.const_value is not None and value.name:
-                self.constants[value.name] = value
+        taken = [self._known(value) for value in inputs]
+        self.nodes.append(ir.node(op_type, taken, attributes, domain=domain, outputs=values, name=name))
         return values[0]
+
+    def _known(self, value: ir.Value | None) -> ir.Value | None:
+        """The same, or the constant that has its name already."""
+        if value is None or value.const_value is None or not value.name:
+            return value
+        return self.constants.setdefault(value.name, value)
 
     def last(self) -> ir.Node:
         return self.nodes[-1]
@@ -54,6 +58,13 @@ def constant(name: str, array: npt.NDArray[np.generic]) -> ir.Value:
     """A small initializer inside the graph."""
     tensor = ir.tensor(array, name=name)
     return ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+
+
+def capped(x: ir.Value, cap: float, name: str, add: Nodes) -> ir.Value:
+    """cap * tanh(x / cap)."""
+    x = add("Mul", x, constant(f"per_cap.{cap!r}", np.float32(1 / cap).reshape(1)), name=f"{name}.small")
+    x = add("Tanh", x, name=f"{name}.tanh")
+    return add("Mul", x, constant(f"cap.{cap!r}", np.float32(cap).reshape(1)), name=name)
 
 
 def typed(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:

@@ -28,6 +28,7 @@ class Measures:
         self._n_weights = 0
         self._bits = 0.0
         self._n_corrected = 0
+        self._unfit: set[str] = set()
         self._correction_bits = 0.0
 
     def read(self, n_bytes: int) -> None:
@@ -58,9 +59,20 @@ class Measures:
             self._correction_bits += bits
             self._n_corrected += n_weights
 
+    def floats(self, tensor: SourceTensor) -> None:
+        """A matrix was written as floats."""
+        n_weights = tensor.n_rows * tensor.n_cols
+        self._n_weights += n_weights
+        self._bits += 8 * tensor.n_rows * tensor.row_bytes
+
+    def unfit(self, name: str) -> None:
+        """A matrix stays floats though blocks were asked for: its rows are no whole ones."""
+        self._unfit.add(name)
+
     def summary(self) -> dict[str, float]:
         """``max_error`` and ``rms_error`` of weights; bits a weight of matrices, and of corrections a corrected weight;
-        with requantized matrices their error relative to them, as root mean squares."""
+        with requantized matrices their error relative to them, as root mean squares; ``unfit_matrices``: those that
+        stay floats because their rows are no whole blocks."""
         made = {
             "max_error": self._max_error,
             "rms_error": math.sqrt(self._square_error / max(1, self._n_weights)),
@@ -70,4 +82,6 @@ class Measures:
         if self._n_requantized:
             made["relative_error"] = math.sqrt(self._square_error / self._square) if self._square else 0.0
             made["requantized_weights"] = self._n_requantized
+        if self._unfit:
+            made["unfit_matrices"] = len(self._unfit)
         return made

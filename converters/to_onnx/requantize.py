@@ -16,8 +16,10 @@ from edgeinfer.kernels.formats import FORMATS
 __all__ = ["QUANTS", "Quant", "check_quant", "requantized", "values", "wanted"]
 
 Floats = npt.NDArray[np.float32]
-Quant = Literal["keep", "int4", "int8"]
-QUANTS: tuple[Quant, ...] = ("keep", "int4", "int8")
+Quant = Literal["keep", "f32", "f16", "bf16", "int4", "int8"]
+QUANTS: tuple[Quant, ...] = ("keep", "f32", "f16", "bf16", "int4", "int8")
+_FLOATS: tuple[Quant, ...] = ("f32", "f16", "bf16")
+_ROUTERS = "ffn_gate_inp.weight"  # small, and one that chooses other experts is worth more than its bits
 _TABLES = ("token_embd.weight", "output.weight")
 _BLOCK: Literal[32] = 32
 _MOST = np.float32(65504)
@@ -43,6 +45,8 @@ def wanted(name: str, tensor: SourceTensor, quant: Quant) -> Form | None:
     kept = KEPT.get(tensor.type)
     if quant == "keep":
         return kept
+    if quant in _FLOATS or name.endswith(_ROUTERS):
+        return None
     if tensor.n_cols % _BLOCK:
         return None
     bits: Literal[4, 8] = 8 if quant == "int8" or name in _TABLES else 4

@@ -55,6 +55,7 @@ class RowMatrices:
         region = self._weights.data.room(name, FLOAT_TYPES[tensor.type], tensor.shape)
         for first, rows in self._weights.raw_pieces(name):
             region.write(rows, first * tensor.row_bytes)
+        self._weights.measures.floats(tensor)
         return Matrix(tensor.n_rows, tensor.n_cols, 32, 0, region.value, None, None)
 
     def _blocks(self, name: str, tensor: SourceTensor, form: forms.Form) -> Matrix:

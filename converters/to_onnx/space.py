@@ -21,8 +21,8 @@ def package_bytes(source: TensorSource, quant: Quant, decoder: Decoder, variants
     tensors = sum(_tensor_bytes(name, tensor, quant) for name, tensor in source.tensors.items())
     total = _REST
     if "cpu" in variants or "cuda" in variants:
-        ropes = 2 if decoder.rope_local else 1
-        total += tensors + ropes * decoder.sizes.n_ctx_train * decoder.sizes.head_dim * 4
+        ropes = 1 + (decoder.rope_local is not None) + (decoder.rope_long is not None)
+        total += tensors + ropes * decoder.sizes.n_ctx_train * decoder.space.room * 4
     if "npu" in variants:
         table = source.tensors["token_embd.weight"]
         total += tensors + table.n_rows * table.row_bytes

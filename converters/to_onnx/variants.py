@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from edgeinfer.converters.architectures.decoder import Bidirectional, Decoder
 from edgeinfer.converters.to_onnx.column_matrices import ColumnMatrices
+from edgeinfer.converters.to_onnx.expert_matrices import ExpertMatrices
 from edgeinfer.converters.to_onnx.graph import PLAN
 from edgeinfer.converters.to_onnx.passes.added_rows import AddedRows
 from edgeinfer.converters.to_onnx.passes.attention_gqa import AttentionGQA
@@ -15,6 +16,7 @@ from edgeinfer.converters.to_onnx.passes.attention_primitive import AttentionPri
 from edgeinfer.converters.to_onnx.passes.attention_whole import AttentionWhole
 from edgeinfer.converters.to_onnx.passes.embed_gather import EmbedGather
 from edgeinfer.converters.to_onnx.passes.embed_host import EmbedHost
+from edgeinfer.converters.to_onnx.passes.experts_moe import ExpertsMoE
 from edgeinfer.converters.to_onnx.passes.layer_norm import LayerNorm
 from edgeinfer.converters.to_onnx.passes.linear_nbits import LinearNBits
 from edgeinfer.converters.to_onnx.passes.linear_qdq import LinearQDQ
@@ -37,6 +39,7 @@ def dynamic(plan: ir.Model, decoder: Decoder, weights: Weights) -> ir.Model:
         EmbedGather(matrices),
         NormContrib(weights, sizes.norm_eps, sizes.head_dim),
         AttentionGQA(decoder, weights),
+        ExpertsMoE(decoder, ExpertMatrices(weights)),
         RowsSlice(),
         LinearNBits(weights, matrices),
     )

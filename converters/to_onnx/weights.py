@@ -68,6 +68,8 @@ class Weights:
         form = wanted(name, tensor, self._quant)
         if form is None:
             self.tensors[name] = TensorForm(tensor.type, "float", 0)
+            if self._quant in ("int4", "int8") and tensor.n_cols % forms.OFFSET_STEP:
+                self.measures.unfit(name)
         else:
             self.tensors[name] = TensorForm(tensor.type, f"nbits{form.bits}", form.block, form.corrected)
         return tensor, form
@@ -97,8 +99,10 @@ class Weights:
         return self._decoder.interleaved_rope and name.split(".")[-2] in ("attn_q", "attn_k")
 
     def _order(self, n_rows: int) -> npt.NDArray[np.int64]:
-        """Rows of whole heads in pairs (2i, 2i + 1) as halves (i, i + half): what the graph's rope rotates together.
-        Exact, as blocks lie along rows."""
-        head = self._decoder.sizes.head_dim
-        halves: npt.NDArray[np.int64] = np.arange(n_rows).reshape(-1, head // 2, 2).transpose(0, 2, 1).reshape(-1)
-        return halves
+        """Rows of whole heads in pairs (2i, 2i + 1) as halves (i, i + half): what the graph's rope rotates together;
+        rows that are not rotated stay. Exact, as blocks lie along rows."""
+        turned = self._decoder.rope.head_dim
+        heads = np.arange(n_rows).reshape(-1, self._decoder.sizes.head_dim)
+        halves = heads[:, :turned].reshape(-1, turned // 2, 2).transpose(0, 2, 1).reshape(-1, turned)
+        order: npt.NDArray[np.int64] = np.concatenate([halves, heads[:, turned:]], axis=1).reshape(-1)
+        return order

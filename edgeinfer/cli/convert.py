@@ -14,12 +14,13 @@ from edgeinfer.errors import UsageError
 from edgeinfer.text.printable import printable
 
 if TYPE_CHECKING:
+    from edgeinfer.catalog import Progress
     from edgeinfer.onnx.package import Package
 
 __all__ = ["command"]
 
 _VARIANTS = ("cpu", "npu", "cuda")
-_MODES = ("keep", "int4", "int8")
+_MODES = ("keep", "f32", "f16", "bf16", "int4", "int8")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -31,7 +32,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--quant",
     metavar="TYPE",
     help="For gguf: f32, f16, bf16, q8_0, q4_k_m, … (all of llama.cpp's; default f16). For onnx: keep (default: "
-    "weights as they are), int4 or int8, rounded once more, with the error measured.",
+    "weights as they are), f32, f16, bf16, int4 or int8: rounded, with the error measured.",
 )
 @flag(
     "--tensor-type",
@@ -74,9 +75,9 @@ def command(
 ) -> None:
     """Convert MODEL and write it to OUT.
 
-    To gguf, MODEL is the folder of a Hugging Face checkpoint with safetensors, or hf:owner/repo, and OUT a file; to
-    onnx, MODEL is a GGUF file or a catalogue name, and OUT a new folder. OUT appears when it is whole; an interrupted
-    run leaves nothing by its name.
+    MODEL is the folder of a Hugging Face checkpoint with safetensors, or hf:owner/repo; to onnx also a GGUF file or a
+    catalogue name. OUT is a file for gguf and a new folder for onnx. It appears when it is whole; an interrupted run
+    leaves nothing by its name.
     """
     if target == "gguf":
         convert_to_gguf(model, out, quant or "f16", tensor_types, imatrix, force=force, as_json=as_json)
@@ -95,27 +96,49 @@ def _to_onnx(
     import time
 
     export = _converter()
-    from edgeinfer import catalog
-
     started = time.monotonic()
-    source = catalog.resolve(model)
     names: Any = _VARIANTS if "all" in variant else variant
-    with download_progress(f"converting {printable(source.name)}") as progress:
+    called = Path(model).stem if Path(model).is_file() else model
+    with download_progress(f"converting {printable(called)}") as progress:
+        path, name, reference = _source(model, progress)
         made = export(
-            source.path,
+            path,
             folder,
             variant=names,
             quant=quant,
-            name=source.name,
+            name=name,
             n_ctx=n_ctx,
             force=force,
             progress=progress,
+            reference=reference,
         )
     if as_json:
         click.echo(json.dumps(_summary(made) | {"seconds": round(time.monotonic() - started, 2)}))
         return
     for line in _lines(made):
         click.echo(printable(line))
+
+
+def _source(model: str, progress: Progress) -> tuple[Path, str, str | None]:
+    """Where the model lies, what to call it, and what a checkpoint is to be called in what is made of it. Without a
+    quantization hf:owner/repo is the GGUF file of it that is here, else the checkpoint, which is fetched."""
+    from edgeinfer import catalog
+    from edgeinfer.errors import ModelNotFound
+
+    folder = Path(model).expanduser()
+    if folder.is_dir() and not model.startswith("hf:"):
+        if (folder / "edgeinfer.json").is_file():
+            raise UsageError(f"{folder} is an ONNX package already; give the model that it was made from")
+        return folder, folder.resolve().name, None
+    try:
+        found = catalog.resolve(model)
+    except ModelNotFound:
+        if not model.startswith("hf:") or model.count(":") > 1:
+            raise
+        from edgeinfer.converters.huggingface.fetching import fetch_checkpoint
+
+        return fetch_checkpoint(model, progress), model.rpartition("/")[2], model
+    return found.path, found.name, None
 
 
 def _converter() -> Any:
@@ -155,14 +178,17 @@ def _lines(made: Package) -> list[str]:
     lines = [f"{made.folder}: {size(_n_bytes(made))}, {measured['bits_per_weight']:.2f} bits a weight"]
     if "relative_error" in measured:
         lines.append(
-            f"rounding to {made.mode} cost {100 * measured['relative_error']:.2f} % of the weights (root mean square); "
-            f"the largest error is {measured['max_error']:.3g}"
+            f"rounding to {made.mode} cost {100 * measured['relative_error']:.2g} % of the weights (root mean square)"
         )
     elif measured["max_error"]:
         lines.append(
             f"blocks are kept; their least values are rounded by at most {measured['max_error']:.3g} "
             f"({measured['rms_error']:.2g} root mean square) at {measured['correction_bits_per_weight']:.2f} bits each"
         )
-    else:
+    elif made.mode == "keep":
         lines.append("blocks are kept, every weight exactly")
+    if "unfit_matrices" in measured:
+        lines.append(
+            f"{measured['unfit_matrices']:.0f} matrices stay floats: their rows are no whole blocks of 32 weights"
+        )
     return lines

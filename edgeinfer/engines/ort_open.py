@@ -17,7 +17,7 @@ from edgeinfer.engines.ort_session import Graph, Stop
 from edgeinfer.errors import BackendUnavailable, FormatError, UnsupportedModel
 from edgeinfer.onnx import operators
 from edgeinfer.onnx import package as packages
-from edgeinfer.onnx.graph import Signature, check_signature, expose_hidden, read_graph
+from edgeinfer.onnx.graph import Signature, check_signature, expose_hidden, read_graph, use_long_rope
 from edgeinfer.onnx.half import attend_in_half
 from edgeinfer.onnx.package import HIDDEN_STATES, Package
 
@@ -107,7 +107,7 @@ def _dynamic(
     package: Package, variant: str, found: Found, config: EngineConfig, stop: Stop
 ) -> tuple[Computer, list[str]]:
     """Of any number of tokens: our operators on the CPU, ONNX Runtime's own elsewhere and where ours cannot be."""
-    proto = read_graph(package, package.variants[variant])
+    proto = _graph(package, variant, config)
     model = package.path(package.variants[variant].model)
     check_signature(str(model), proto, *_dynamic_signature(package))
     hidden = expose_hidden(proto, package.hyperparameters.n_embd)
@@ -120,7 +120,7 @@ def _dynamic(
             return _with_ours(package, variant, proto, hidden, found, config, stop)
         except UnsupportedModel as error:  # the swap has changed the graph by then
             notices.append(f"ONNX Runtime's own kernels are used: {error}")
-            proto = read_graph(package, package.variants[variant])
+            proto = _graph(package, variant, config)
             expose_hidden(proto, package.hyperparameters.n_embd)
             config = dataclasses.replace(config, isolate=True)  # who opened it counts on answers that company leaves
     if config.kv_type != "f16":
@@ -145,6 +145,14 @@ def _encoder(
     _check_context(package, config)
     graph = Graph(proto.SerializeToString(), model.parent, HIDDEN_STATES)
     return WholeTexts(package, graph, found, config, stop), []
+
+
+def _graph(package: Package, variant: str, config: EngineConfig) -> onnx.ModelProto:
+    """For contexts of the configured length."""
+    proto = read_graph(package, package.variants[variant])
+    if package.hyperparameters.long(config.n_ctx or package.hyperparameters.n_ctx_train) and not use_long_rope(proto):
+        raise FormatError(f"{package.folder} has no tables of rotations for a long context; convert again")
+    return proto
 
 
 def _with_ours(

@@ -104,7 +104,7 @@ class StaticGraphs:
         self._shape = (1, hyper.n_kv_heads, n_ctx, hyper.head_dim)
         self._names = cache_names(hyper.n_layers)
         self.layout = f"{package.source_sha256} {package.mode} static {hyper.n_layers} {self._shape[1::2]} f32"
-        self._rotations = _rotations(hyper, n_ctx + self._sizes[-1])
+        self._rotations = _rotations(hyper, n_ctx, n_ctx + self._sizes[-1])
         self._table = _table(package, variant)
         self._caches: dict[int, _Cache] = {}
         self._bindings: dict[tuple[int, int], Any] = {}
@@ -270,10 +270,11 @@ def _windows(hyper: Hyperparameters) -> dict[str, int]:
     return dict(sizes[each] for each in sorted(windowed))
 
 
-def _rotations(hyper: Hyperparameters, n_positions: int) -> list[_Rotation]:
+def _rotations(hyper: Hyperparameters, n_ctx: int, n_positions: int) -> list[_Rotation]:
     """Those that the layers need: layers with a window may have frequencies of their own, and a model may come with
     its own where ``rope_theta`` does not say all."""
-    local, given = hyper.rope_theta_local, hyper.rope_frequencies
+    local = hyper.rope_theta_local
+    given = hyper.rope_frequencies_long if hyper.long(n_ctx) else hyper.rope_frequencies
     own = {local is not None and hyper.windowed(layer) for layer in range(hyper.n_layers)}
 
     def plain(theta: float) -> npt.NDArray[np.float64]:
@@ -290,8 +291,8 @@ def _table(package: Package, variant: Variant) -> TokenTable:
     name = next((name for name in variant.files if name.rpartition("/")[2] == _TABLE), None)
     if name is None:
         raise FormatError(f"{package.folder}: variant npu has no {_TABLE} among its files; convert again")
-    table = TokenTable(gguf.read_structure(package.path(name)))
     hyper = package.hyperparameters
+    table = TokenTable(gguf.read_structure(package.path(name)), scale=hyper.embedding_scale)
     if (table.n_vocab, table.n_embd) != (hyper.n_vocab, hyper.n_embd):
         raise FormatError(
             f"{package.path(name)} has {table.n_vocab} rows of {table.n_embd}, but edgeinfer.json says "
@@ -309,7 +310,8 @@ def _signature(
     row = (1, 1, size, n_ctx + size)
     inputs: list[tuple[str, tuple[int | None, ...]]] = [("embeddings", (1, size, hyper.n_embd))]
     inputs += [(name, row) for name in _windows(hyper)]
-    inputs += [(name, (1, 1, size, hyper.head_dim // 2)) for name in angles]
+    n_pairs = len(hyper.rope_frequencies or ()) or hyper.head_dim // 2
+    inputs += [(name, (1, 1, size, n_pairs)) for name in angles]
     inputs += [(name, past) for name, _ in names]
     outputs: list[tuple[str, tuple[int | None, ...]]] = [("logits", (1, size, hyper.n_vocab))]
     outputs += [(name, new) for _, name in names]

@@ -30,14 +30,14 @@ ARCHITECTURES = frozenset(_SCALES)
 class TokenTable:
     """What each token of ``file`` is to its model: float32 rows of ``n_embd``, one for each of ``n_vocab`` tokens.
 
-    The file is mapped, and only the rows that are asked for are read. Raises `UnsupportedModel` for an architecture
+    The file is mapped, and only the rows that are asked for are read. ``scale``: what the model multiplies rows by;
+    where it is not given, that of an architecture in `ARCHITECTURES`. Raises `UnsupportedModel` for an architecture
     that is not known to take embeddings for tokens, `UnsupportedQuant` for a table of a type that we do not decode,
     `BackendUnavailable` without our library.
     """
 
-    def __init__(self, file: GGUFFile) -> None:
-        scaled = _SCALES.get(file.architecture)
-        if scaled is None:
+    def __init__(self, file: GGUFFile, scale: float | None = None) -> None:
+        if scale is None and file.architecture not in _SCALES:
             known = ", ".join(_SCALES)
             raise UnsupportedModel(f"{file.path.name} is of architecture {file.architecture}, not one of {known}")
         tensor = file.tensors.get(_NAME)
@@ -51,7 +51,9 @@ class TokenTable:
         shape = (self.n_vocab, tensor.n_bytes // self.n_vocab)
         self._blocks = np.asarray(np.memmap(tensor.path, np.uint8, "r", tensor.offset, shape))
         self._address = self._blocks.ctypes.data
-        self._scale = np.float32(math.sqrt(self.n_embd)) if scaled else None
+        if scale is None:
+            scale = math.sqrt(self.n_embd) if _SCALES[file.architecture] else 1.0
+        self._scale = np.float32(scale) if scale != 1.0 else None
 
     def read(self, token_ids: npt.NDArray[np.int32], out: npt.NDArray[np.float32]) -> None:
         """Write the rows of these tokens to ``out``, float32 ``(len(token_ids), n_embd)``, contiguous. The ids are in

@@ -20,7 +20,7 @@ from edgeinfer.onnx.package import Package, Variant
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Signature", "check_signature", "expose", "expose_hidden", "read_graph"]
+__all__ = ["Signature", "check_signature", "expose", "expose_hidden", "read_graph", "use_long_rope"]
 
 _MAX_BYTES = 256 << 20
 _MAX_DIM = 1 << 40
@@ -35,7 +35,8 @@ _NAMES = (
     "Where LayerNormalization"
 )
 _CONTRIB_NAMES = (
-    "FastGelu GatherBlockQuantized Gelu GroupQueryAttention MatMulNBits MultiHeadAttention QuickGelu RotaryEmbedding "
+    "FastGelu GatherBlockQuantized Gelu GroupQueryAttention MatMulNBits MoE MultiHeadAttention QMoE QuickGelu "
+    "RotaryEmbedding "
     "SimplifiedLayerNormalization SkipSimplifiedLayerNormalization"
 )
 _PLAIN, _CONTRIB = frozenset(_NAMES.split()), frozenset(_CONTRIB_NAMES.split())
@@ -121,7 +122,9 @@ class _Check:
         self.proto, self.graph = proto, proto.graph
         self.weight_shapes: dict[str, tuple[int, ...]] = {}
         self.makers = {
-            node.output[0]: node for node in self.graph.node if node.op_type in ("Reshape", "Pad") and node.input
+            node.output[0]: node
+            for node in self.graph.node
+            if node.op_type in ("Cast", "Reshape", "Pad") and node.input
         }
         self.inline = {tensor.name: tensor for tensor in self.graph.initializer if tensor.data_location == 0}
 
@@ -210,12 +213,16 @@ class _Check:
                 self.heads(node, attributes)
             elif node.op_type == "GatherBlockQuantized":
                 self.table(node, attributes)
+            elif node.op_type in ("MoE", "QMoE"):
+                self.experts(node, attributes)
 
     def shape(self, node: onnx.NodeProto, at: int) -> tuple[int, ...]:
-        """Of a weight that a node takes as its input ``at``, as it comes or reshaped (then as one dimension), and
-        padded before that perhaps."""
+        """Of a weight that a node takes as its input ``at``: as it comes, in another type, or reshaped (then as one
+        dimension), and padded before that perhaps."""
         name = node.input[at] if at < len(node.input) else ""
         maker = self.makers.get(name)
+        if maker is not None and maker.op_type == "Cast":
+            name, maker = maker.input[0], self.makers.get(maker.input[0])
         reshaped = maker is not None and maker.op_type == "Reshape"
         if maker is not None and reshaped:
             name, maker = maker.input[0], self.makers.get(maker.input[0])
@@ -279,12 +286,47 @@ class _Check:
         if _int(attributes, "num_heads") != self.package.hyperparameters.n_heads:
             raise self.fail(f"node {node.name[:80]!r} has other heads than edgeinfer.json says")
 
+    def experts(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> None:
+        """All experts' matrices, of one number, and scales for all their blocks. ONNX Runtime holds them against each
+        other and against its inputs."""
+        sizes, quantized = self.package.hyperparameters, node.op_type == "QMoE"
+        block, at = _int(attributes, "block_size"), ((2, 5) if quantized else (2, 4))
+        shapes = (1, 2 * sizes.n_ff, sizes.n_embd), (2, sizes.n_embd, sizes.n_ff)
+        if quantized and block not in (16, 32, 64, 128, 256):
+            raise self.fail(f"node {node.name[:80]!r} has blocks of {block}")
+        for each, (which, n_rows, n_cols) in zip(at, shapes, strict=True):
+            bits = _int(attributes, f"fc{which}_expert_weight_bits", _int(attributes, "expert_weight_bits", 4))
+            shape = self.shape(node, each)
+            width = n_cols * bits // 8 if quantized else n_cols
+            if len(shape) != 3 or shape[1:] != (n_rows, width) or not 0 < _int(attributes, "k") <= shape[0]:
+                raise self.wrong(node, each, f"[…, {n_rows}, {width}]")
+            if quantized and self.shape(node, each + 1) != (shape[0], n_rows, n_cols // block):
+                raise self.wrong(node, each + 1, f"[{shape[0]}, {n_rows}, {n_cols // block}]")
+        known = {0, 1, *at, *((3, 6) if quantized else ())}
+        extra = [name for i, name in enumerate(node.input) if name and i not in known]
+        if extra:
+            raise self.fail(f"node {node.name[:80]!r} has inputs that no graph of ours has: {extra[0][:80]!r}")
+
     def table(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> None:
         """ONNX Runtime holds scales and offsets against the table; the engine holds ids against the vocabulary."""
         bits, block = _int(attributes, "bits", 4), _int(attributes, "block_size")
         if bits not in (2, 4, 8) or block < 16 or self.shape(node, 0)[:1] != (self.package.hyperparameters.n_vocab,):
             n_vocab = self.package.hyperparameters.n_vocab
             raise self.wrong(node, 0, f"[{n_vocab}, …], a row for each token of the vocabulary")
+
+
+def use_long_rope(proto: onnx.ModelProto) -> bool:
+    """Put the tables of rotations for a long context in the place of the others, if the graph has any: of the same
+    shape, so that what was checked of those holds for them. False where it has none."""
+    shapes = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in proto.graph.initializer}
+    found = {name: f"rope_long.{name.rpartition('.')[2]}" for name in ("rope.cos", "rope.sin")}
+    if any(name not in shapes or shapes.get(long) != shapes[name] for name, long in found.items()):
+        return False
+    for node in proto.graph.node:
+        for at, name in enumerate(node.input):
+            if name in found:
+                node.input[at] = found[name]
+    return True
 
 
 def _int(attributes: Mapping[str, Any], name: str, default: int = 0) -> int:

@@ -33,7 +33,7 @@ MANIFEST = "edgeinfer.json"
 VOCABULARY = "vocab.gguf"
 HIDDEN_STATES = "last_hidden_state"
 """What an encoder's graph calls its output, as everybody does."""
-MODES = ("keep", "int4", "int8")
+MODES = ("keep", "f32", "f16", "bf16", "int4", "int8")
 FORMS = ("nbits4", "nbits8", "float")
 _MAX_MANIFEST_BYTES = 16 << 20
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -45,8 +45,11 @@ class Hyperparameters:
     """A decoder's sizes and constants. ``sliding_window``: a windowed layer sees that many tokens, its own among them;
     layer i is windowed unless ``window_pattern`` divides i + 1 (None: all are). ``rope_theta_local`` is for windowed
     layers. Where the rope is not that of ``rope_theta`` alone, ``rope_frequencies`` has the radians a position of each
-    pair, and cosines and sines are multiplied by ``rope_magnitude``. ``causal``: not so of an encoder, whose tokens see
-    each other, and which has hidden states instead of logits."""
+    pair, and cosines and sines are multiplied by ``rope_magnitude``; where they are fewer than a head has, the rest of
+    it is not rotated. In a context of more than ``n_ctx_short`` tokens, if that is given, it is
+    ``rope_frequencies_long`` instead. ``head_dim``: of keys and values as they are kept, which may be more than the
+    model's. ``causal``: not so of an encoder, whose tokens see each other, and which has hidden states instead of
+    logits."""
 
     n_layers: int
     n_embd: int
@@ -67,7 +70,13 @@ class Hyperparameters:
     tied_embeddings: bool = False
     rope_frequencies: tuple[float, ...] | None = None
     rope_magnitude: float = 1.0
+    rope_frequencies_long: tuple[float, ...] | None = None
+    n_ctx_short: int | None = None
     causal: bool = True
+
+    def long(self, n_ctx: int) -> bool:
+        """Whether a context of that many tokens is one for ``rope_frequencies_long``."""
+        return self.n_ctx_short is not None and n_ctx > self.n_ctx_short
 
     def windowed(self, layer: int) -> bool:
         """Whether a layer looks back only ``sliding_window`` tokens."""
@@ -229,6 +238,9 @@ def _hyperparameters(fields: Fields) -> Hyperparameters:
     def optional(key: str) -> int | None:
         return fields.integer(key, low=1) if fields.get(key) is not None else None
 
+    def numbers(key: str) -> tuple[float, ...] | None:
+        return tuple(fields.numbers(key)) if fields.get(key) else None
+
     counts = ("n_layers", "n_embd", "n_heads", "n_kv_heads", "head_dim", "n_ff", "n_vocab", "n_ctx_train")
     floats = ("rope_theta", "norm_eps", "attention_scale")
     plain: dict[str, Any] = {name: fields.integer(name, low=1, high=1 << 30) for name in counts}
@@ -241,12 +253,18 @@ def _hyperparameters(fields: Fields) -> Hyperparameters:
         sliding_window=optional("sliding_window"),
         window_pattern=optional("window_pattern"),
         tied_embeddings=fields.flag("tied_embeddings"),
-        rope_frequencies=tuple(fields.numbers("rope_frequencies")) if fields.get("rope_frequencies") else None,
+        rope_frequencies=numbers("rope_frequencies"),
         rope_magnitude=fields.number("rope_magnitude", above=0) if fields.get("rope_magnitude") else 1.0,
+        rope_frequencies_long=numbers("rope_frequencies_long"),
+        n_ctx_short=optional("n_ctx_short"),
         causal=fields.flag("causal") if fields.get("causal") is not None else True,
     )
-    if made.rope_frequencies is not None and len(made.rope_frequencies) != made.head_dim // 2:
-        raise fields.wrong("rope_frequencies", f"has {len(made.rope_frequencies)} of {made.head_dim // 2} pairs")
+    ropes = {"rope_frequencies": made.rope_frequencies, "rope_frequencies_long": made.rope_frequencies_long}
+    for name, pairs in ropes.items():
+        if pairs is not None and not 0 < len(pairs) <= made.head_dim // 2:
+            raise fields.wrong(name, f"has {len(pairs)} of {made.head_dim // 2} pairs")
+    if (made.n_ctx_short is None) != (made.rope_frequencies_long is None):
+        raise fields.wrong("n_ctx_short", "comes with rope_frequencies_long, and that with it")
     if made.n_heads % made.n_kv_heads:
         raise fields.wrong("n_kv_heads", f"is {made.n_kv_heads}, which does not divide {made.n_heads} heads")
     return made

@@ -40,7 +40,10 @@ DOMAIN = "edgeinfer"
 _KV_FORMATS = {"f16": (1, 1, 2), "q8_0": (8, 32, 34)}  # GGUF type, elements and bytes of a block
 _MOST_TOGETHER = 4
 _PAST = re.compile(r"past_key_values\.(\d{1,4})\.key")
-_ELEMENTWISE = frozenset({"Add", "Cast", "Gather", "GatherBlockQuantized", "Identity", "Mul", "Pad", "Reshape"})
+_ELEMENTWISE = frozenset(
+    ("Add", "Cast", "Concat", "Gather", "GatherBlockQuantized", "Identity", "Mul", "Pad", "Reshape", "Slice", "Split")
+)
+_FOREIGN = {"MoE": "a mixture of experts", "QMoE": "a mixture of experts", "Tanh": "capped logits"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ def swap(
     folder = package.variants[variant].model.rpartition("/")[0]
     weights = Initializers(proto, lambda name: package.path(f"{folder}/{name}" if folder else name))
     graph = Editor(proto.graph)
+    _check_known(graph)
     products = list(find_products(graph))
     sizes = package.hyperparameters
     block, n_bytes = _KV_FORMATS[kv_type][1:]
@@ -116,6 +120,15 @@ def swap(
         matrices.notice,
         matrices,
     )
+
+
+def _check_known(graph: Editor) -> None:
+    """Before anything is packed, which takes its time."""
+    found = {_FOREIGN[node.op_type] for node in graph.nodes if node.op_type in _FOREIGN}
+    if any(attribute(node, "softcap", 0.0) for node in graph.nodes if node.op_type == "GroupQueryAttention"):
+        found.add("capped scores")
+    if found:
+        raise UnsupportedModel(f"our operators do not have {' and '.join(sorted(found))}")
 
 
 def _packed_name(weight: str) -> str:

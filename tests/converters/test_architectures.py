@@ -29,7 +29,7 @@ def test_sizes(architecture: str, tmp_path: Path) -> None:
     assert (sizes.n_layers, sizes.n_embd, sizes.n_heads, sizes.n_kv_heads, sizes.head_dim) == (2, 256, 4, 2, 64)
     assert sizes.tied_embeddings
     assert decoder.interleaved_rope == (architecture == "llama")
-    assert decoder.qk_norm == (architecture in ("qwen3", "gemma3"))
+    assert decoder.qk_norm == ("heads" if architecture in ("qwen3", "gemma3") else "none")
     assert sizes.windowed(0) == (architecture == "gemma3")
     assert not sizes.windowed(5)
     assert sizes.attention_scale == 0.125
@@ -64,7 +64,7 @@ WRONG: list[tuple[Callable[[File], None], type[EdgeInferError], str]] = [
     (extra, FormatError, r"unexpected: another\.weight, blk\.0\.surprise\.weight"),
     (reshaped, FormatError, r"blk\.1\.ffn_up\.weight \[480, 256\] instead of \[512, 256\]"),
     (key("llama.expert_count", U32, 4), FormatError, "expert"),
-    (key("llama.rope.dimension_count", U32, 32), UnsupportedModel, "part of each head"),
+    (key("llama.rope.dimension_count", U32, 32), UnsupportedModel, "only 32 of the 64 elements"),
     (key("llama.rope.scaling.type", STRING, "longrope"), UnsupportedModel, "longrope"),
     (key("llama.final_logit_softcapping", F32, 30.0), UnsupportedModel, "softcapping is 30"),
     (key("llama.attention.value_length", U32, 32), UnsupportedModel, "64 elements a head and values 32"),

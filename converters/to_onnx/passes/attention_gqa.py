@@ -9,6 +9,7 @@ import onnx_ir as ir
 from edgeinfer.converters.architectures.decoder import Decoder
 from edgeinfer.converters.architectures.rope import Rope
 from edgeinfer.converters.to_onnx.graph import CONTRIB, Nodes, attribute, constant, rewrite, typed
+from edgeinfer.converters.to_onnx.passes.heads import gathered, spread
 from edgeinfer.converters.to_onnx.weights import Weights
 
 __all__ = ["AttentionGQA"]
@@ -16,10 +17,12 @@ __all__ = ["AttentionGQA"]
 
 class AttentionGQA(ir.passes.InPlacePass):
     """``attention_mask`` (1, T) of ones says how long the sequence is with the new tokens: the operator needs nothing
-    else of it."""
+    else of it. Where a long context has another rope, its tables are in the graph and used by no node: who opens it for
+    such a context puts them in the others' place."""
 
     def __init__(self, decoder: Decoder, weights: Weights) -> None:
         self._decoder = decoder
+        self._space = decoder.space
         self._weights = weights
         self._mask = typed("attention_mask", ir.DataType.INT64, [1, "n_total"])
         self._lengths: tuple[ir.Value, ir.Value] | None = None
@@ -32,6 +35,9 @@ class AttentionGQA(ir.passes.InPlacePass):
         for past, present in self._caches:
             model.graph.inputs.extend(past)
             model.graph.outputs.extend(present)
+        if self._decoder.rope_long is not None:
+            for table in self._table("rope_long", self._decoder.rope_long.rope):
+                model.graph.register_initializer(table)
         return ir.passes.PassResult(model, found)
 
     def _attention(self, node: ir.Node, add: Nodes) -> ir.Value:
@@ -42,9 +48,15 @@ class AttentionGQA(ir.passes.InPlacePass):
         rope = self._decoder.rope_local if windowed and self._decoder.rope_local else self._decoder.rope
         cos, sin = self._table("rope_local" if rope is self._decoder.rope_local else "rope", rope)
         window = {"local_window_size": sizes.sliding_window} if windowed else {}
+        cap = {"softcap": self._decoder.attention_cap} if self._decoder.attention_cap else {}
+        counts = (sizes.n_heads, sizes.n_kv_heads, sizes.n_kv_heads)
+        qkv = [
+            spread(value, self._space, n, f"{name}.{part}", add, rotated=part != "v")
+            for value, n, part in zip(node.inputs, counts, "qkv", strict=True)
+        ]
         attended = add(
             "GroupQueryAttention",
-            *node.inputs,
+            *qkv,
             *past,
             *self._lengths,
             cos,
@@ -58,27 +70,28 @@ class AttentionGQA(ir.passes.InPlacePass):
             do_rotary=1,
             rotary_interleaved=0,
             **window,
+            **cap,
         )
         made = add.last().outputs[1:]
         for value, like in zip(made, present, strict=True):
             value.shape, value.type = like.shape, like.type
         self._caches.append((past, list(made)))
-        return attended
+        return gathered(attended, self._space, sizes.n_heads, name, add)
 
     def _cache(self, layer: int) -> tuple[list[ir.Value], list[ir.Value]]:
         sizes, kind = self._decoder.sizes, ir.DataType.FLOAT
 
         def both(prefix: str, length: str) -> list[ir.Value]:
-            shape: list[int | str] = [1, sizes.n_kv_heads, length, sizes.head_dim]
+            shape: list[int | str] = [1, sizes.n_kv_heads, length, self._space.room]
             return [typed(f"{prefix}.{layer}.{part}", kind, shape) for part in ("key", "value")]
 
         return both("past_key_values", "n_past"), both("present", "n_present")
 
     def _table(self, name: str, rope: Rope) -> tuple[ir.Value, ir.Value]:
         if name not in self._tables:
-            shape = (self._decoder.sizes.n_ctx_train, rope.head_dim // 2)
+            shape = (self._decoder.sizes.n_ctx_train, self._space.half_room)
             cos, sin = (
-                self._weights.table(f"{name}.{part}", (pair[i] for pair in rope.tables(shape[0])), shape)
+                self._weights.table(f"{name}.{part}", (pair[i] for pair in rope.tables(*shape)), shape)
                 for i, part in enumerate(("cos", "sin"))
             )
             self._tables[name] = cos, sin

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeinfer.converters.architectures.decoder import Decoder
-from edgeinfer.converters.to_onnx.graph import Nodes, attribute, constant, rewrite, typed
+from edgeinfer.converters.to_onnx.graph import Nodes, attribute, capped, constant, rewrite, typed
+from edgeinfer.converters.to_onnx.passes.heads import gathered, spread
 
 __all__ = ["AttentionPrimitive"]
 
@@ -23,6 +24,8 @@ class AttentionPrimitive(ir.passes.InPlacePass):
 
     def __init__(self, decoder: Decoder, n_tokens: int, n_ctx: int) -> None:
         self._sizes = decoder.sizes
+        self._space = decoder.space
+        self._cap = decoder.attention_cap
         self._local = decoder.rope_local is not None
         self._n_tokens, self._n_ctx = n_tokens, n_ctx
         self._group = decoder.sizes.n_heads // decoder.sizes.n_kv_heads
@@ -43,26 +46,31 @@ class AttentionPrimitive(ir.passes.InPlacePass):
         windowed = bool(attribute(node, "windowed"))
         rope = "rope_local" if windowed and self._local else "rope"
         mask = self._mask("mask_window" if windowed else "mask", add)
-        q, k, v = node.inputs
+        counts = (sizes.n_heads, sizes.n_kv_heads, sizes.n_kv_heads)
+        q, k, v = (
+            spread(value, self._space, n, f"{name}.{part}_spread", add, rotated=part != "v")
+            for value, n, part in zip(node.inputs, counts, "qkv", strict=True)
+        )
         q = self._rotated(self._heads(q, sizes.n_heads, f"{name}.q_heads", add), rope, f"{name}.q", add)
         k = self._rotated(self._heads(k, sizes.n_kv_heads, f"{name}.k_heads", add), rope, f"present.{layer}.key", add)
         v = self._heads(v, sizes.n_kv_heads, f"present.{layer}.value", add)
         self._answer(k, v)
         q = add("Mul", q, constant("scale", np.float32(sizes.attention_scale)), name=f"{name}.scaled")
-        q = add.reshape(q, [1, sizes.n_kv_heads, self._group * self._n_tokens, sizes.head_dim], f"{name}.grouped")
-        shape = [1, sizes.n_kv_heads, self._n_ctx, sizes.head_dim]
+        q = add.reshape(q, [1, sizes.n_kv_heads, self._group * self._n_tokens, self._space.room], f"{name}.grouped")
+        shape = [1, sizes.n_kv_heads, self._n_ctx, self._space.room]
         past = [self._input(f"past_key_values.{layer}.{part}", shape) for part in ("key", "value")]
         seen = self._seen(q, (past[0], k), mask, name, add)
         attended = self._sum(seen, (past[1], v), name, add)
-        attended = add.reshape(attended, [1, sizes.n_heads, self._n_tokens, sizes.head_dim], f"{name}.heads")
+        attended = add.reshape(attended, [1, sizes.n_heads, self._n_tokens, self._space.room], f"{name}.heads")
         attended = add("Transpose", attended, name=f"{name}.tokens", perm=[0, 2, 1, 3])
-        return add.reshape(attended, [1, self._n_tokens, sizes.n_heads * sizes.head_dim], f"{name}.joined")
+        attended = add.reshape(attended, [1, self._n_tokens, sizes.n_heads * self._space.room], f"{name}.joined")
+        return gathered(attended, self._space, sizes.n_heads, name, add)
 
     def _answer(self, *values: ir.Value) -> None:
         sizes = self._sizes
         for value in values:
             value.type = ir.TensorType(ir.DataType.FLOAT)
-            value.shape = ir.Shape([1, sizes.n_kv_heads, self._n_tokens, sizes.head_dim])
+            value.shape = ir.Shape([1, sizes.n_kv_heads, self._n_tokens, self._space.room])
             self._new.append(value)
 
     def _input(self, name: str, shape: Sequence[int]) -> ir.Value:
@@ -72,20 +80,23 @@ class AttentionPrimitive(ir.passes.InPlacePass):
         """(1, tokens, width) as (1, heads, tokens, head_dim)."""
         if x is None:
             raise ValueError(f"{name} has no input")
-        x = add.reshape(x, [1, self._n_tokens, n_heads, self._sizes.head_dim], f"{name}.split")
+        x = add.reshape(x, [1, self._n_tokens, n_heads, self._space.room], f"{name}.split")
         return add("Transpose", x, name=name, perm=[0, 2, 1, 3])
 
     def _rotated(self, x: ir.Value, rope: str, name: str, add: Nodes) -> ir.Value:
-        shape = [1, 1, self._n_tokens, self._sizes.head_dim // 2]
+        half = self._space.half_room
+        shape, rest = [1, 1, self._n_tokens, half], self._space.room - 2 * half
         cos, sin = (self._input(f"{rope}.{part}", shape) for part in ("cos", "sin"))
-        halves = [f"{name}.first", f"{name}.second"]
-        first = add("Split", x, name=f"{name}.halves", outputs=halves, axis=-1, num_outputs=2)
-        second = add.last().outputs[1]
+        lengths = [half, half, *([rest] if rest else [])]
+        names = [f"{name}.{which}" for which in ("first", "second", "rest")[: len(lengths)]]
+        sizes = constant("lengths." + ".".join(map(str, lengths)), np.array(lengths))
+        add("Split", x, sizes, name=f"{name}.halves", outputs=names, axis=-1)
+        first, second, *still = add.last().outputs
         turned = [
             add("Sub", *_products(add, f"{name}.x", (first, cos), (second, sin)), name=f"{name}.turned_x"),
             add("Add", *_products(add, f"{name}.y", (second, cos), (first, sin)), name=f"{name}.turned_y"),
         ]
-        return add("Concat", *turned, name=name, axis=-1)
+        return add("Concat", *turned, *still, name=name, axis=-1)
 
     def _mask(self, name: str, add: Nodes) -> ir.Value:
         """(1, 1, tokens, columns) once for each head of a group, below each other; made once a graph."""
@@ -102,6 +113,8 @@ class AttentionPrimitive(ir.passes.InPlacePass):
             turned = add("Transpose", key, name=f"{name}.{which}_keys", perm=[0, 1, 3, 2])
             scores.append(add("MatMul", q, turned, name=f"{name}.{which}_scores"))
         joined = add("Concat", *scores, name=f"{name}.scores", axis=-1)
+        if self._cap:
+            joined = capped(joined, self._cap, f"{name}.capped", add)
         return add("Softmax", add("Add", joined, mask, name=f"{name}.masked"), name=f"{name}.seen", axis=-1)
 
     def _sum(self, seen: ir.Value, values: Sequence[ir.Value], name: str, add: Nodes) -> ir.Value:
