@@ -69,7 +69,7 @@ def export(
         decoder = with_factors(decoder, source)
         check_quant(source, quant)
         if decoder.bidirectional is not None and "npu" in names:
-            raise UnsupportedModel(f"{source.label} is an encoder, which has no form for variant npu; cpu is for all")
+            raise UnsupportedModel(f"{source.label}: variant npu has graphs of fixed shapes, and it is an encoder")
         needed = package_bytes(source, quant, decoder, names)
         n_graphs = bool({"cpu", "cuda"} & {*names}) + ("npu" in names)
         total = n_graphs * sum(tensor.n_bytes for tensor in file.tensors.values())
