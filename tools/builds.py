@@ -3,10 +3,10 @@
     python tools/builds.py smollm2-135m
 
 The model is a catalogue name, a GGUF file, of which a checkpoint is rebuilt first (`gguf_to_hf`), or the folder of a
-checkpoint. Every build is one ``edgeinfer`` command, which ``--verbose`` prints; all are held against the checkpoint's
-float16 model by one run of ``edgeinfer evaluate``. Builds lie in the cache folder and are made once; ``--fresh`` makes
-them again. Builds whose weights are rounded by their importance are made where ``--calibrate TEXT`` or ``--imatrix FILE``
-says what that is; the text that is measured on must be another.
+checkpoint. Every build is one ``edgeinfer`` command, which ``--verbose`` prints; all are held against the
+checkpoint's float16 model by one run of ``edgeinfer evaluate``. Builds lie in the cache folder and are made once;
+``--fresh`` makes them again. Builds whose weights are rounded by their importance are made where ``--calibrate TEXT``
+or ``--imatrix FILE`` says what that is; the text that is measured on must be another.
 
 Prints the table as Markdown, and before it the command that printed it.
 """
