@@ -3,9 +3,10 @@
     python tools/builds.py smollm2-135m
 
 The model is a catalogue name, a GGUF file, of which a checkpoint is rebuilt first (`gguf_to_hf`), or the folder of a
-checkpoint. Every build is one ``edgeinfer`` command, which ``--verbose`` prints; all are held against the checkpoint's
-float16 model by one run of ``edgeinfer evaluate``. Builds lie in the cache folder and are made once; ``--fresh`` makes
-them again. Importance of weights comes from ``--imatrix FILE``; builds that need it are left out without.
+checkpoint. Every build is one ``edgeinfer`` command, which ``--verbose`` prints; all are held against the
+checkpoint's float16 model by one run of ``edgeinfer evaluate``. Builds lie in the cache folder and are made once;
+``--fresh`` makes them again. Builds whose weights are rounded by their importance are made where ``--calibrate TEXT``
+or ``--imatrix FILE`` says what that is; the text that is measured on must be another.
 
 Prints the table as Markdown, and before it the command that printed it.
 """
@@ -28,8 +29,9 @@ from gguf_to_hf import rebuild
 from edgeinfer import __version__, catalog, env
 
 HEADS = ("build", "size (MB)", "bits/weight", "mean KL", "99 % KL", "same first", "prefill t/s", "decode t/s")
-CHECKPOINT, IMATRIX = "CHECKPOINT", "IMATRIX"
-"""Words of a command that stand for files known when it runs; another build's name stands for its file."""
+CHECKPOINT, IMATRIX, TEXT = "CHECKPOINT", "IMATRIX", "TEXT"
+"""Words of a command that stand for files known when it runs, and of which builds are left out that want others;
+another build's name stands for its file."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,12 @@ def _gguf(quant: str, *more: str) -> tuple[str, ...]:
     return ("convert", CHECKPOINT, "--to", "gguf", "--quant", quant, *more)
 
 
-def _onnx(source: str, quant: str) -> tuple[str, ...]:
-    return ("convert", source, "--to", "onnx", "--quant", quant)
+def _calibrated(quant: str) -> tuple[str, ...]:
+    return ("quantize", REFERENCE.name, "--type", quant, "--calibrate", TEXT)
+
+
+def _onnx(source: str, quant: str, *more: str) -> tuple[str, ...]:
+    return ("convert", source, "--to", "onnx", "--quant", quant, *more)
 
 
 REFERENCE = Build("f16.gguf", "GGUF F16 (reference)", _gguf("f16"))
@@ -54,26 +60,27 @@ BUILDS = (
     Build("q8_0.gguf", "GGUF Q8_0", _gguf("q8_0")),
     Build("q4_k_m.gguf", "GGUF Q4_K_M", _gguf("q4_k_m")),
     Build("q4_k_m-imatrix.gguf", "GGUF Q4_K_M, importance", _gguf("q4_k_m", "--imatrix", IMATRIX)),
+    Build("q4_k_m-calibrated.gguf", "GGUF Q4_K_M, calibrated", _calibrated("q4_k_m")),
     Build("q4_0.gguf", "GGUF Q4_0", _gguf("q4_0")),
     Build("q4_0-imatrix.gguf", "GGUF Q4_0, importance", _gguf("q4_0", "--imatrix", IMATRIX)),
+    Build("q4_0-calibrated.gguf", "GGUF Q4_0, calibrated", _calibrated("q4_0")),
     Build("onnx-int8", "ONNX INT8", _onnx(REFERENCE.name, "int8")),
     Build("onnx-q4_k_m", "ONNX, blocks of Q4_K_M kept", _onnx("q4_k_m.gguf", "keep")),
     Build("onnx-int4", "ONNX INT4", _onnx(REFERENCE.name, "int4")),
+    Build("onnx-int4-calibrated", "ONNX INT4, calibrated", _onnx(REFERENCE.name, "int4", "--calibrate", TEXT)),
 )
 
 
 class Maker:
     """Makes builds in a folder, each once."""
 
-    def __init__(self, folder: Path, checkpoint: Path, imatrix: Path | None, verbose: bool) -> None:
+    def __init__(self, folder: Path, files: dict[str, Path | None], verbose: bool) -> None:
         self.folder = folder
         self._verbose = verbose
-        self._files = {CHECKPOINT: str(checkpoint)}
-        if imatrix is not None:
-            self._files[IMATRIX] = str(imatrix)
+        self._files = {word: str(path) for word, path in files.items() if path is not None}
 
     def can(self, build: Build) -> bool:
-        return IMATRIX in self._files or IMATRIX not in build.command
+        return all(word in self._files or word not in build.command for word in (IMATRIX, TEXT))
 
     def made(self, build: Build) -> Path:
         """Where the build lies. What has its name is whole, so it is not made again."""
@@ -128,7 +135,10 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a catalogue name, a GGUF file, or the folder of a checkpoint")
-    parser.add_argument("--imatrix", type=Path, help="importance of weights, for the builds that use it")
+    parser.add_argument("--calibrate", type=Path, metavar="TEXT", help="a text, for the builds that use one")
+    parser.add_argument(
+        "--imatrix", type=Path, metavar="FILE", help="importance of weights, for the builds that use it"
+    )
     parser.add_argument("--positions", type=int, default=2048, help="tokens of the text that is read (%(default)s)")
     parser.add_argument("--text", type=Path, help="a text of yours; one that ships otherwise")
     parser.add_argument("--folder", type=Path, help="where builds lie (a folder of the cache)")
@@ -139,7 +149,8 @@ def main() -> int:
     if args.fresh:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    maker = Maker(folder, checkpoint_of(args.model, folder), args.imatrix, args.verbose)
+    files = {CHECKPOINT: checkpoint_of(args.model, folder), IMATRIX: args.imatrix, TEXT: args.calibrate}
+    maker = Maker(folder, files, args.verbose)
     builds = [build for build in (REFERENCE, *BUILDS) if maker.can(build)]
     paths = [str(maker.made(build)) for build in builds]
     options = ["--positions", str(args.positions), "--tasks", "none", "--json"]

@@ -92,7 +92,8 @@ def run(conversion: Conversion, *, kill_after_s: float | None = None, file_bytes
         os.kill(child.pid, signal.SIGKILL)  # one that has ended is still ours to ask
     if child.stderr is None:
         raise RuntimeError("a pipe was asked for")
-    said = child.stderr.read()
+    with child.stderr:
+        said = child.stderr.read()
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)  # it is no zombie any more
     return Ended(child.returncode, time.monotonic() - started, used.ru_maxrss * _UNIT, said)
