@@ -159,7 +159,8 @@ def checkpoint_of(model: str, folder: Path) -> Path:
     made = folder / f"{Path(model).stem}-checkpoint"
     if not made.exists():
         tool = Path(__file__).with_name("gguf_to_hf.py")
-        subprocess.run([sys.executable, str(tool), model, f"{made}.partial"], check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, str(tool), model, f"{made}.partial", "--half"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         Path(f"{made}.partial").rename(made)
     return made
 
