@@ -1,8 +1,8 @@
 """Rebuild a Hugging Face checkpoint from a GGUF model: ``python tools/gguf_to_hf.py MODEL.gguf FOLDER``
 
 The converters' tests begin with it, where no checkpoint can be fetched: what is made of the folder must be the model
-again. Weights are written as float32, so that nothing is lost, or as float16 (``--half``), where room counts; models of architectures llama, qwen2, qwen3 and gemma3,
-with tokenizers of bytes (gpt2) or of SentencePiece (llama).
+again. Weights are written as float32, so that nothing is lost, or as float16 (``--half``), where room counts; models
+of architectures llama, qwen2, qwen3 and gemma3, with tokenizers of bytes (gpt2) or of SentencePiece (llama).
 """
 
 from __future__ import annotations
