@@ -26,7 +26,8 @@ _SPACE, _INNER = "▁", "##"
 
 def tokenizer_files(meta: Metadata) -> dict[str, dict[str, Any]]:
     """Both files by name; nothing for a vocabulary whose kind or pre-tokenizer is not known here."""
-    made = _KINDS.get(meta.text("tokenizer.ggml.model"), lambda _meta: None)(meta)
+    reader = _KINDS.get(meta.text("tokenizer.ggml.model"))
+    made = reader(meta) if reader else None
     if made is None:
         return {}
     pieces, name = made
