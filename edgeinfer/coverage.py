@@ -109,7 +109,7 @@ def why_not_ours(package: Package, config: EngineConfig) -> str:
         return "our kernels are switched off"
     from edgeinfer.onnx import operators
 
-    return operators.why_not()
+    return operators.why_not() or operators.lacking(package.hyperparameters)
 
 
 def is_dynamic_on_cpu(package: Package, config: EngineConfig) -> bool:
@@ -145,12 +145,16 @@ def expected_coverage(file: Described, config: EngineConfig | None = None) -> Co
     return coverage(file, report, kv_type=config.kv_type)
 
 
-def _matrices(package: Package) -> Iterator[tuple[TensorType, tuple[int, int]]]:
-    """Type and shape of the matrices of products; a tied table counts as the head."""
+def _matrices(package: Package, *, of_a_token: bool = False) -> Iterator[tuple[TensorType, tuple[int, int]]]:
+    """Type and shape of the matrices of products; a tied table counts as the head. ``of_a_token``: of experts, those
+    rows that one token goes through."""
+    sizes = package.hyperparameters
     by_name = {kind.name: kind for kind in TENSOR_TYPES.values()}
     for name, form in package.tensors.items():
         shape = shape_of(package, name)
         looked_up = name == "token_embd.weight" and not package.hyperparameters.tied_embeddings
+        if of_a_token and name.endswith("_exps.weight") and sizes.n_experts:
+            shape = shape[0] // sizes.n_experts * sizes.n_experts_used, shape[1]
         if math.prod(shape) and not looked_up and form.type in by_name:
             yield by_name[form.type], shape
 
@@ -205,7 +209,7 @@ def work(file: Described) -> Work:
 
 def _package_work(package: Package) -> Work:
     n_bytes = body = head = 0
-    for kind, (n_rows, n_cols) in _matrices(package):
+    for kind, (n_rows, n_cols) in _matrices(package, of_a_token=True):
         n_bytes += int(n_rows * n_cols * kind.bits_per_weight / 8)
         if n_rows == package.hyperparameters.n_vocab:
             head += 2 * n_rows * n_cols

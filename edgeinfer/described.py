@@ -137,6 +137,10 @@ def shape_of(package: Package, tensor: str) -> tuple[int, int]:
         "ffn_gate": (hyper.n_ff, hyper.n_embd),
         "ffn_up": (hyper.n_ff, hyper.n_embd),
         "ffn_down": (hyper.n_embd, hyper.n_ff),
+        "ffn_gate_inp": (hyper.n_experts, hyper.n_embd),
+        "ffn_gate_exps": (hyper.n_experts * hyper.n_ff, hyper.n_embd),
+        "ffn_up_exps": (hyper.n_experts * hyper.n_ff, hyper.n_embd),
+        "ffn_down_exps": (hyper.n_experts * hyper.n_embd, hyper.n_ff),
     }
     stem = tensor.removesuffix(".weight").rpartition(".")[2] if tensor.endswith(".weight") else ""
     return shapes.get(stem, (0, 0))

@@ -118,7 +118,15 @@ class Decoder:
         if self.bidirectional is not None:
             return self.sizes
         space, rope, long = self.space, self.rope, self.rope_long
-        sizes = replace(self.sizes, head_dim=space.room)
+        experts = self.experts or Experts(0, 0, 0)
+        sizes = replace(
+            self.sizes,
+            head_dim=space.room,
+            attention_cap=self.attention_cap,
+            logit_cap=self.logit_cap,
+            n_experts=experts.n,
+            n_experts_used=experts.n_used,
+        )
         if rope.plain and not space.padded and rope.head_dim == space.dim and long is None:
             return sizes
         made = replace(sizes, rope_frequencies=_frequencies(rope, space), rope_magnitude=rope.magnitude)

@@ -287,7 +287,7 @@ class _Check:
             raise self.fail(f"node {node.name[:80]!r} has other heads than edgeinfer.json says")
 
     def experts(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> None:
-        """All experts' matrices, of one number, and scales for all their blocks. ONNX Runtime holds them against each
+        """All experts' matrices, and scales for all their blocks. ONNX Runtime holds them against each
         other and against its inputs."""
         sizes, quantized = self.package.hyperparameters, node.op_type == "QMoE"
         block, at = _int(attributes, "block_size"), ((2, 5) if quantized else (2, 4))
@@ -298,10 +298,12 @@ class _Check:
             bits = _int(attributes, f"fc{which}_expert_weight_bits", _int(attributes, "expert_weight_bits", 4))
             shape = self.shape(node, each)
             width = n_cols * bits // 8 if quantized else n_cols
-            if len(shape) != 3 or shape[1:] != (n_rows, width) or not 0 < _int(attributes, "k") <= shape[0]:
-                raise self.wrong(node, each, f"[…, {n_rows}, {width}]")
+            if shape != (sizes.n_experts, n_rows, width):
+                raise self.wrong(node, each, f"[{sizes.n_experts}, {n_rows}, {width}]")
             if quantized and self.shape(node, each + 1) != (shape[0], n_rows, n_cols // block):
                 raise self.wrong(node, each + 1, f"[{shape[0]}, {n_rows}, {n_cols // block}]")
+        if not 0 < _int(attributes, "k") <= sizes.n_experts:
+            raise self.fail(f"node {node.name[:80]!r} chooses {_int(attributes, 'k')} of {sizes.n_experts} experts")
         known = {0, 1, *at, *((3, 6) if quantized else ())}
         extra = [name for i, name in enumerate(node.input) if name and i not in known]
         if extra:

@@ -1,4 +1,4 @@
-"""Our operators inside ONNX Runtime: whether they can be had, and how a session learns of them. Knows no package."""
+"""Our operators inside ONNX Runtime: whether they can be had, and for which models; how a session learns of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from edgeinfer.kernels import library
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["register", "why_not"]
+    from edgeinfer.onnx.package import Hyperparameters
+
+__all__ = ["lacking", "register", "why_not"]
 
 
 def register(options: onnxruntime.SessionOptions) -> None:
@@ -22,6 +24,17 @@ def register(options: onnxruntime.SessionOptions) -> None:
     if why:
         raise BackendUnavailable(why)
     options.register_custom_ops_library(library.load()._name)
+
+
+def lacking(sizes: Hyperparameters) -> str:
+    """What a model computes that our operators do not, in one line; empty where they do all of it."""
+    parts = {
+        "a mixture of experts": sizes.n_experts > 0,
+        "capped scores": sizes.attention_cap is not None,
+        "capped logits": sizes.logit_cap is not None,
+    }
+    found = [part for part, there in parts.items() if there]
+    return f"our operators do not have {' and '.join(found)}" if found else ""
 
 
 @functools.cache

@@ -48,8 +48,9 @@ class Hyperparameters:
     pair, and cosines and sines are multiplied by ``rope_magnitude``; where they are fewer than a head has, the rest of
     it is not rotated. In a context of more than ``n_ctx_short`` tokens, if that is given, it is
     ``rope_frequencies_long`` instead. ``head_dim``: of keys and values as they are kept, which may be more than the
-    model's. ``causal``: not so of an encoder, whose tokens see each other, and which has hidden states instead of
-    logits."""
+    model's. Scores and logits x become cap * tanh(x / cap) where there are caps. Of ``n_experts`` feed-forward parts of
+    ``n_ff`` each token goes through ``n_experts_used``; 0: there is one. ``causal``: not so of an
+    encoder, whose tokens see each other, and which has hidden states instead of logits."""
 
     n_layers: int
     n_embd: int
@@ -72,6 +73,10 @@ class Hyperparameters:
     rope_magnitude: float = 1.0
     rope_frequencies_long: tuple[float, ...] | None = None
     n_ctx_short: int | None = None
+    attention_cap: float | None = None
+    logit_cap: float | None = None
+    n_experts: int = 0
+    n_experts_used: int = 0
     causal: bool = True
 
     def long(self, n_ctx: int) -> bool:
@@ -236,7 +241,10 @@ def _parse(folder: Path, top: Fields) -> Package:
 
 def _hyperparameters(fields: Fields) -> Hyperparameters:
     def optional(key: str) -> int | None:
-        return fields.integer(key, low=1) if fields.get(key) is not None else None
+        return fields.integer(key, low=1) if fields.get(key) else None
+
+    def cap(key: str) -> float | None:
+        return fields.number(key, above=0) if fields.get(key) is not None else None
 
     def numbers(key: str) -> tuple[float, ...] | None:
         return tuple(fields.numbers(key)) if fields.get(key) else None
@@ -257,6 +265,10 @@ def _hyperparameters(fields: Fields) -> Hyperparameters:
         rope_magnitude=fields.number("rope_magnitude", above=0) if fields.get("rope_magnitude") else 1.0,
         rope_frequencies_long=numbers("rope_frequencies_long"),
         n_ctx_short=optional("n_ctx_short"),
+        attention_cap=cap("attention_cap"),
+        logit_cap=cap("logit_cap"),
+        n_experts=optional("n_experts") or 0,
+        n_experts_used=optional("n_experts_used") or 0,
         causal=fields.flag("causal") if fields.get("causal") is not None else True,
     )
     ropes = {"rope_frequencies": made.rope_frequencies, "rope_frequencies_long": made.rope_frequencies_long}
@@ -265,6 +277,8 @@ def _hyperparameters(fields: Fields) -> Hyperparameters:
             raise fields.wrong(name, f"has {len(pairs)} of {made.head_dim // 2} pairs")
     if (made.n_ctx_short is None) != (made.rope_frequencies_long is None):
         raise fields.wrong("n_ctx_short", "comes with rope_frequencies_long, and that with it")
+    if not bool(made.n_experts) == bool(made.n_experts_used) or made.n_experts_used > made.n_experts:
+        raise fields.wrong("n_experts_used", f"is {made.n_experts_used} of {made.n_experts}")
     if made.n_heads % made.n_kv_heads:
         raise fields.wrong("n_kv_heads", f"is {made.n_kv_heads}, which does not divide {made.n_heads} heads")
     return made

@@ -21,7 +21,8 @@ struct Operator : OrtCustomOp {
 };
 
 // Multiply(x, packed [, bias] of each weight) -> x times each of up to four packed weights that share it.
-//     formats, n_rows, biased: ints, one a weight; n_cols
+//     formats, n_rows, biased: ints, one a weight; n_cols; two_terms, which may be missing: 1 for inputs of 15 bits instead of 8, where all
+//     weights are Q8_0
 const Operator *multiply_operator();
 // Normalize(x, weight [, skip]) -> root-mean-square norm of x + skip, times weight [, x + skip].
 //     epsilon; the norm is over as many elements as the weight has

@@ -118,6 +118,18 @@ def test_onnx_packages_of_encoders(case: str, tmp_path: Path) -> None:
             assert np.abs(vector - want).max() < most * np.abs(want).max()
 
 
+def test_a_checkpoint_becomes_a_package_at_once(tmp_path: Path) -> None:
+    """Without a file between: its graph, weights and tokenizer are those that come by way of GGUF."""
+    folder, _ = encoder("nomic-bert", tmp_path / "model")
+    say_pooling(folder, "cls")
+    through = export(convert(folder, tmp_path / "model.gguf", Options("F32")).written.path, tmp_path / "through")
+    at_once = export(folder, tmp_path / "at-once", quant="f32")
+    assert at_once.variants == through.variants
+    assert at_once.files["tokenizer.json"] == through.files["tokenizer.json"]
+    with LLM(str(tmp_path / "at-once")) as a, LLM(str(tmp_path / "through")) as b:
+        assert (a.embed(TEXTS) == b.embed(TEXTS)).all()
+
+
 def test_a_package_of_an_encoder(tmp_path: Path) -> None:
     """It answers nothing, embeds alike in any company, has no form for NPUs, and is checked like any other."""
     tokenizers = pytest.importorskip("tokenizers")

@@ -15,6 +15,7 @@ from products import FORMATS, Matrix, isas, pack, product, same_bits
 from tiny_models import random_weights
 
 from edgeinfer.gguf.formats import TENSOR_TYPES
+from edgeinfer.kernels.formats import FORMATS as BLOCKS
 from edgeinfer.onnx import operators
 
 pytestmark = pytest.mark.skipif(bool(operators.why_not()), reason=f"without our operators: {operators.why_not()}")
@@ -27,6 +28,12 @@ def matrix_of(name: str, n_rows: int, n_cols: int, rng: np.random.Generator) -> 
     kind = TENSOR_TYPES[FORMATS[name]]
     rows = np.frombuffer(random_weights(name, (n_cols, n_rows), rng), np.uint8)
     return Matrix(name, n_cols, rows.reshape(n_rows, n_cols // kind.block_size * kind.block_bytes))
+
+
+def floats_of(matrix: Matrix) -> Floats:
+    kind = TENSOR_TYPES[FORMATS[matrix.format]]
+    blocks = BLOCKS[matrix.format].dequantize_blocks(matrix.rows.reshape(-1, kind.block_bytes))
+    return blocks.reshape(-1, matrix.n_cols)
 
 
 # ---- products
@@ -84,6 +91,53 @@ def test_products_with_one_input(
     for y, right in zip(found, wanted, strict=True):
         assert y.shape == (1, m, right.shape[1])
         assert same_bits(y[0], right)
+
+
+@pytest.mark.parametrize("m", [1, 2, 9, 40])
+def test_two_terms_are_one_input_of_more_bits(m: int) -> None:
+    """A hundredth of the error of one term; the same bits alone and in company, on any threads, by any kernel."""
+    rng, n_cols = np.random.default_rng(m), 320
+    matrices = [matrix_of("Q8_0", n, n_cols, rng) for n in (90, 7)]
+    x = (rng.standard_normal((m, n_cols)) * rng.uniform(1e-3, 1e3, (m, 1))).astype(np.float32)
+    x[0, :32], x[-1, 32:64] = 0, 1e-33  # blocks that have no scale
+    bias = rng.standard_normal(7).astype(np.float32)
+    constants = {"w0": pack(matrices[0]).bytes, "w1": pack(matrices[1]).bytes, "b1": bias}
+
+    def products(rows: Floats, two_terms: int, n_threads: int = 2, isa: str = BEST) -> list[Any]:
+        with forced(isa):
+            return run(
+                "Multiply",
+                ["x", "w0", "w1", "b1"],
+                ["y0", "y1"],
+                {"x": rows[None]},
+                constants,
+                n_threads=n_threads,
+                n_threads_batch=n_threads,
+                n_cols=n_cols,
+                n_rows=[90, 7],
+                formats=[8, 8],
+                biased=[0, 1],
+                two_terms=two_terms,
+            )
+
+    found, coarse = products(x, 1), products(x, 0)
+    for i, added in enumerate((np.float32(0), bias)):
+        right = x.astype(np.float64) @ floats_of(matrices[i]).astype(np.float64).T + added
+        off, was = (np.abs(y[i][0] - right).max(axis=1) for y in (found, coarse))
+        assert (off < 0.02 * was).all()
+    for n_threads, isa in ((1, BEST), (3, BEST), (2, "scalar")):
+        again = products(x, 1, n_threads, isa)
+        assert all(same_bits(a, b) for a, b in zip(again, found, strict=True))
+    alone = products(x[-1:], 1)
+    assert all(same_bits(a[0, 0], b[0, -1]) for a, b in zip(alone, found, strict=True))
+
+
+def test_two_terms_of_other_formats() -> None:
+    matrix = matrix_of("Q4_0", 20, 64, np.random.default_rng(1))
+    sizes = {"n_cols": 64, "n_rows": [20], "formats": [2], "biased": [0]}
+    feeds = {"x": np.ones((1, 1, 64), np.float32)}
+    with pytest.raises(Exception, match="two_terms are for Q8_0, not format 2"):
+        run("Multiply", ["x", "w"], ["y"], feeds, {"w": pack(matrix).bytes}, **sizes, two_terms=1)
 
 
 def test_no_columns_at_all() -> None:

@@ -23,6 +23,7 @@ from edgeinfer.converters.to_onnx.requantize import Quant
 from edgeinfer.errors import EdgeInferError, FormatError, UnsupportedModel
 from edgeinfer.onnx import operators, package
 from edgeinfer.onnx.graph import read_graph
+from edgeinfer.onnx.rewriting import attribute
 from edgeinfer.onnx.swap import DOMAIN, Swapped, swap
 from edgeinfer.packed import store
 from edgeinfer.packed.identity import identify
@@ -166,6 +167,8 @@ def test_a_model_that_was_quantized_again(tmp_path: Path, quant: Quant) -> None:
     assert np.abs(ours - plain).max() < 0.1 * np.abs(plain).max()
     kinds = {matrix.type_name for matrix in swap_.swapped.packed._matrices.values()}
     assert kinds <= {"Q4_0", "Q8_0"}
+    terms = {attribute(node, "two_terms") for node in nodes(swap_.swapped.proto, "Multiply")}
+    assert terms == ({1} if quant == "int8" else {0})
     exact = not any(matrix.rounded for matrix in swap_.swapped.packed._matrices.values())
     assert ("were rounded" in swap_.swapped.notice) != exact
 
