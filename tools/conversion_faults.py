@@ -156,7 +156,7 @@ def checkpoint_of(model: str, folder: Path) -> Path:
     """The checkpoint itself, or one rebuilt by a process of its own, whose memory is not ours."""
     if (Path(model) / "config.json").is_file():
         return Path(model)
-    made = folder / f"{Path(model).stem}-checkpoint"
+    made = folder / f"{Path(model).name}-checkpoint"
     if not made.exists():
         tool = Path(__file__).with_name("gguf_to_hf.py")
         command = [sys.executable, str(tool), model, f"{made}.partial", "--half"]
