@@ -78,6 +78,9 @@ class Fails:
         if done_bytes > total_bytes // 2:
             raise self.error
 
+    def note(self, text: str) -> None:
+        """It says nothing."""
+
 
 @pytest.mark.parametrize("error", [Boom(), KeyboardInterrupt()])
 def test_an_interrupted_run_leaves_nothing(error: BaseException, model: Path, tmp_path: Path) -> None:
