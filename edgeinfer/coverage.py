@@ -101,6 +101,8 @@ def _why_not(
 
 def why_not_ours(package: Package, config: EngineConfig) -> str:
     """Why ONNX Runtime's own kernels will compute this package under ``config``; empty where our operators will."""
+    if not package.hyperparameters.causal:
+        return "our kernels do not compute encoders"
     if not is_dynamic_on_cpu(package, config):
         return "our kernels compute on the CPU, where the package has graphs for that"
     if not config.kernels:

@@ -128,6 +128,8 @@ def shape_of(package: Package, tensor: str) -> tuple[int, int]:
     shapes = {
         "token_embd": (hyper.n_vocab, hyper.n_embd),
         "output": (hyper.n_vocab, hyper.n_embd),
+        "position_embd": (0 if hyper.causal else hyper.n_ctx_train, hyper.n_embd),
+        "attn_qkv": (q + 2 * kv, hyper.n_embd),
         "attn_q": (q, hyper.n_embd),
         "attn_k": (kv, hyper.n_embd),
         "attn_v": (kv, hyper.n_embd),

@@ -107,7 +107,7 @@ def open_model(
             undo.callback(shelf.close)
         tokenizer = loading.result()
         template = _template(chat_template or info.chat_template, tokenizer)
-        embedding = PLAIN if isinstance(file, Package) else embedding_of(file, tokenizer)
+        embedding = embedding_of(described.vocabulary_file(file), tokenizer)
         drafted = dataclasses.replace(config, n_seq_max=n_parallel, n_cells=0)
         words, form = _kernel_words(file, config, report), described.engine_of(file)
         target = drafting.Target(local, info, opened, tokenizer, drafted, plan, words, form)

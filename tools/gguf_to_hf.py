@@ -1,8 +1,8 @@
 """Rebuild a Hugging Face checkpoint from a GGUF model: ``python tools/gguf_to_hf.py MODEL.gguf FOLDER``
 
 The converters' tests begin with it, where no checkpoint can be fetched: what is made of the folder must be the model
-again. Weights are written as float32, so that nothing is lost; models of architectures llama, qwen2, qwen3 and gemma3,
-with tokenizers of bytes (gpt2) or of SentencePiece (llama).
+again. Weights are written as float32, so that nothing is lost, or as float16 (``--half``), where room counts; models
+of architectures llama, qwen2, qwen3 and gemma3, with tokenizers of bytes (gpt2) or of SentencePiece (llama).
 """
 
 from __future__ import annotations
@@ -157,14 +157,15 @@ def described(folder: Path, config: Mapping[str, Any]) -> Description:
     return describe(Checkpoint(folder, Fields(config, "config.json"), (), stubs))
 
 
-def write_safetensors(path: Path, file: GGUFFile, made: Description) -> None:
+def write_safetensors(path: Path, file: GGUFFile, made: Description, *, half: bool) -> None:
     """Each tensor of the model back to the rows it was made of."""
+    dtype, name = (np.dtype(np.float16), "F16") if half else (np.dtype(np.float32), "F32")
     sources = [(target, source) for target in made.targets for source in target.sources]
     header: dict[str, Any] = {}
     offset = 0
     for _, source in sources:
-        n_bytes = 4 * int(np.prod(source.shape))
-        header[source.name] = {"dtype": "F32", "shape": source.shape, "data_offsets": [offset, offset + n_bytes]}
+        n_bytes = dtype.itemsize * int(np.prod(source.shape))
+        header[source.name] = {"dtype": name, "shape": source.shape, "data_offsets": [offset, offset + n_bytes]}
         offset += n_bytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -172,7 +173,7 @@ def write_safetensors(path: Path, file: GGUFFile, made: Description) -> None:
         stream.write(struct.pack("<Q", len(text)) + text)
         for target, source in sources:
             for rows in _rows(file, target, source):
-                stream.write(rows.tobytes())
+                stream.write(rows.astype(dtype).tobytes())
 
 
 def _rows(file: GGUFFile, target: Target, source: Source) -> Iterator[Floats]:
@@ -187,8 +188,8 @@ def _rows(file: GGUFFile, target: Target, source: Source) -> Iterator[Floats]:
     yield restored
 
 
-def rebuild(model: Path, folder: Path) -> Path:
-    """Write the checkpoint of a GGUF model into ``folder``, which is made."""
+def rebuild(model: Path, folder: Path, *, half: bool = False) -> Path:
+    """Write the checkpoint of a GGUF model into ``folder``, which is made. ``half``: in float16."""
     file = gguf.read(model)
     folder.mkdir(parents=True, exist_ok=True)
     config = config_of(file)
@@ -199,7 +200,7 @@ def rebuild(model: Path, folder: Path) -> Path:
         ("tokenizer_config.json", tokenizer_config),
     ):
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
-    write_safetensors(folder / "model.safetensors", file, described(folder, config))
+    write_safetensors(folder / "model.safetensors", file, described(folder, config), half=half)
     return folder
 
 
@@ -207,8 +208,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a catalogue name or the path of a GGUF file")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--half", action="store_true", help="weights as float16")
     args = parser.parse_args()
-    print(rebuild(catalog.ensure(args.model).path, args.folder))
+    print(rebuild(catalog.ensure(args.model).path, args.folder, half=args.half))
     return 0
 
 

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ARCHITECTURES", "describe"]
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3", "gemma2", "phi3", "olmo2", "granite", "qwen3moe")
-"""Each is a module of this package with ``describe(file) -> Decoder``."""
+ARCHITECTURES = (
+    *("llama", "qwen2", "qwen3", "gemma3", "gemma2", "phi3", "olmo2", "granite", "qwen3moe"),
+    *("bert", "nomic-bert"),
+)
+"""Each is a module of this package (with _ for -) with ``describe(file) -> Decoder``."""
 
 
 def describe(file: GGUFFile) -> Decoder:
@@ -31,5 +34,5 @@ def describe(file: GGUFFile) -> Decoder:
             f"{file.path} is of architecture {file.architecture!r}, which has no ONNX form here; "
             f"there are: {', '.join(ARCHITECTURES)}"
         )
-    made: Decoder = import_module(f"{__name__}.{file.architecture}").describe(file)
+    made: Decoder = import_module(f"{__name__}.{file.architecture.replace('-', '_')}").describe(file)
     return made

@@ -12,9 +12,20 @@ from edgeinfer.converters.sources import SourceTensor, TensorSource, View
 from edgeinfer.errors import FormatError
 from edgeinfer.onnx.package import Hyperparameters
 
-__all__ = ["Decoder", "Experts", "HeadSpace", "LongRope", "Shape", "check_tensors", "with_factors"]
+__all__ = ["Bidirectional", "Decoder", "Experts", "HeadSpace", "LongRope", "Shape", "check_tensors", "with_factors"]
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bidirectional:
+    """What sets an encoder apart, whose tokens see each other and whose norms come after: ``rotated`` positions, or
+    embedded ones; whether Q, K and V are one matrix, ``fused``; ``activation``: gelu, gelu_tanh, or silu, which is
+    gated."""
+
+    rotated: bool
+    fused: bool
+    activation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +84,7 @@ class Decoder:
     ``qk_norm``: Q and K have a norm, each head by itself or all in one; ``pre_norms``, ``post_norms``: norms before and
     after attention and feed-forward. What these add is multiplied by ``residual_scale``, logits by ``logit_scale``.
     ``attention_cap``, ``logit_cap``: scores and logits x become cap * tanh(x / cap).
+    ``bidirectional``: of an encoder, which is described by the same sizes and tensors.
     """
 
     architecture: str
@@ -93,6 +105,7 @@ class Decoder:
     attention_cap: float | None = None
     logit_cap: float | None = None
     experts: Experts | None = None
+    bidirectional: Bidirectional | None = None
     views: Mapping[str, View] = field(default_factory=dict)
 
     @property
@@ -102,6 +115,8 @@ class Decoder:
     def stored_sizes(self) -> Hyperparameters:
         """As a package has them: heads are as wide as they are kept, and frequencies are given where ``rope_theta``
         does not say them all."""
+        if self.bidirectional is not None:
+            return self.sizes
         space, rope, long = self.space, self.rope, self.rope_long
         experts = self.experts or Experts(0, 0, 0)
         sizes = replace(

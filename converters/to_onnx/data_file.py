@@ -6,6 +6,7 @@ Space is taken first and written in pieces later, in any order, so that a tensor
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -87,4 +88,7 @@ class DataFile:
 
     def mapped(self, dtype: type[np.generic], shape: tuple[int, ...], offset: int) -> npt.NDArray[Any]:
         self._stream.truncate(self._end)  # a map cannot reach beyond the file
+        if hasattr(os, "posix_fallocate"):
+            # Without room behind it a page that is written to ends the process, not the conversion.
+            os.posix_fallocate(self._stream.fileno(), offset, math.prod(shape) * np.dtype(dtype).itemsize)
         return np.memmap(self.path, dtype, "r+", offset, shape)

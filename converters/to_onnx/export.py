@@ -94,6 +94,7 @@ def _check_variants(decoder: Decoder, names: Sequence[VariantName], model: Model
     if "npu" not in names:
         return
     reasons = {
+        "it is an encoder": decoder.bidirectional is not None,
         "its experts are chosen as it runs": decoder.experts is not None,
         f"heads of {decoder.sizes.head_dim} with two ropes do not fit it": decoder.space.padded
         and decoder.rope_local is not None,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgeinfer import files
-from edgeinfer.errors import UsageError
+from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.onnx.package import MANIFEST
 
 __all__ = ["new_folder"]
@@ -25,7 +25,8 @@ def new_folder(target: Path, n_bytes: int, force: bool) -> Iterator[Path]:
     does not. What an interrupted run left is cleared away; ``force`` lets an older package be replaced, once the new
     one is whole.
 
-    Raises `UsageError` where ``target`` exists, another process is writing it, or the disk has no room.
+    Raises `UsageError` where ``target`` exists, another process is writing it, or the disk has no room;
+    `EdgeInferError` where the disk fails meanwhile.
     """
     target = Path(os.path.abspath(target))
     _check_target(target, force)
@@ -37,6 +38,10 @@ def new_folder(target: Path, n_bytes: int, force: bool) -> Iterator[Path]:
             yield partial
             _sync(partial)
             _put(partial, target)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = error.strerror or error
+            raise EdgeInferError(f"{target} could not be written: {reason}; nothing is left of it") from error
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -39,7 +39,9 @@ _ERRORS_ONLY = 3  # a log level: an input with a default, such as ours, is warne
 def write_genai(file: GGUFFile, decoder: Decoder, folder: Path, graph: str) -> list[str]:
     """Write the files for a package's ``graph`` into its folder; answers their names. Without a tokenizer's files where
     its pre-tokenizer has no known form in them."""
-    made = {"genai_config.json": _config(file.metadata, decoder, graph)} | tokenizer_files(file.metadata)
+    made = tokenizer_files(file.metadata)
+    if decoder.bidirectional is None:  # GenAI runs what generates
+        made["genai_config.json"] = _config(file.metadata, decoder, graph)
     for name, content in made.items():
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return list(made)

@@ -14,6 +14,7 @@ from edgeinfer.converters.sources import TensorSource, pieces
 from edgeinfer.converters.to_onnx import variants
 from edgeinfer.converters.to_onnx.column_matrices import ColumnMatrices
 from edgeinfer.converters.to_onnx.data_file import DataFile
+from edgeinfer.converters.to_onnx.encoder_plan import encoder_plan
 from edgeinfer.converters.to_onnx.measures import Measures
 from edgeinfer.converters.to_onnx.plan import plan
 from edgeinfer.converters.to_onnx.requantize import Block, Quant
@@ -52,6 +53,9 @@ class Job:
         return Weights(self.decoder, self.source, data, self.quant, measures, self.rounding, self.block)
 
     def plan(self) -> ir.Model:
+        kind = self.decoder.bidirectional
+        if kind is not None:
+            return encoder_plan(self.decoder, kind, self.source.tensors)
         return plan(self.decoder, self.source.tensors)
 
 

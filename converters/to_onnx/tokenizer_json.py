@@ -3,6 +3,7 @@ Our own engines read the GGUF vocabulary instead."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,13 @@ _WORDS = {"qwen2": _QWEN2, "llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": 
 _DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 _PLAIN = ("gpt-2", "gpt2", "default", "phi-2", "jina-es", "jina-de", "mpt", "olmo", "roberta-bpe")
 _CLASSES = {"qwen2": "Qwen2Tokenizer", "llama-bpe": "PreTrainedTokenizerFast"}
-_SPACE = "▁"
+_SPACE, _INNER = "▁", "##"
 
 
 def tokenizer_files(meta: Metadata) -> dict[str, dict[str, Any]]:
     """Both files by name; nothing for a vocabulary whose kind or pre-tokenizer is not known here."""
-    kind = meta.text("tokenizer.ggml.model")
-    made = _byte_level(meta) if kind == "gpt2" else _sentencepiece(meta) if kind == "llama" else None
+    reader = _KINDS.get(meta.text("tokenizer.ggml.model"))
+    made = reader(meta) if reader else None
     if made is None:
         return {}
     pieces, name = made
@@ -74,6 +75,36 @@ def _sentencepiece(meta: Metadata) -> tuple[dict[str, Any], str]:
         "decoder": {"type": "Sequence", "decoders": decoders},
         "model": _bpe(meta, _merges(meta)) | {"byte_fallback": True, "fuse_unk": True},
     }, "GemmaTokenizer" if gemma else "LlamaTokenizer"
+
+
+def _wordpiece(meta: Metadata) -> tuple[dict[str, Any], str]:
+    """GGUF marks the beginning of a word, where BERT marks what is not one."""
+    kinds, tokens = meta.numbers("tokenizer.ggml.token_type"), meta.strings("tokenizer.ggml.tokens")
+    vocab = {}
+    for index, text in enumerate(tokens):
+        whole = kinds[index] in (_UNKNOWN, _CONTROL, _USER_DEFINED) or text.startswith(_SPACE)
+        vocab[text.removeprefix(_SPACE) if whole else f"{_INNER}{text}"] = index
+    unknown = _special(meta, "unknown") or (0, "[UNK]")
+    lowercase = meta.flag("tokenizer.ggml.normalizer.lowercase", True)
+    return {
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": meta.flag("tokenizer.ggml.normalizer.strip_accents", lowercase),
+            "lowercase": lowercase,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": _around(_special(meta, "bos"), _special(meta, "seperator") or _special(meta, "eos")),
+        "decoder": {"type": "WordPiece", "prefix": _INNER, "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": unknown[1],
+            "continuing_subword_prefix": _INNER,
+            "max_input_chars_per_word": 100,
+            "vocab": vocab,
+        },
+    }, "PreTrainedTokenizerFast"
 
 
 def _bpe(meta: Metadata, merges: list[list[str]]) -> dict[str, Any]:
@@ -137,6 +168,20 @@ def _start(meta: Metadata) -> dict[str, Any] | None:
     }
 
 
+def _around(*ends: tuple[int, str] | None) -> dict[str, Any] | None:
+    """A text between two tokens; None where either is missing."""
+    if None in ends:
+        return None
+    first, last = ({"SpecialToken": {"id": end[1], "type_id": 0}} for end in ends if end is not None)
+    a, b = ({"Sequence": {"id": name, "type_id": kind}} for kind, name in enumerate("AB"))
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, a, last],
+        "pair": [first, a, last, b, last],
+        "special_tokens": {end[1]: {"id": end[1], "ids": [end[0]], "tokens": [end[1]]} for end in ends if end},
+    }
+
+
 def _added(meta: Metadata) -> list[dict[str, Any]]:
     """Tokens that are found in a text as they stand, before it is cut into words."""
     if "tokenizer.ggml.token_type" not in meta:
@@ -165,3 +210,10 @@ def _config(meta: Metadata, name: str) -> dict[str, Any]:
     if isinstance(template, str):
         made["chat_template"] = template
     return made
+
+
+_KINDS: dict[str, Callable[[Metadata], tuple[dict[str, Any], str] | None]] = {
+    "gpt2": _byte_level,
+    "llama": _sentencepiece,
+    "bert": _wordpiece,
+}

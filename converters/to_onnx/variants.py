@@ -6,15 +6,18 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from edgeinfer.converters.architectures.decoder import Decoder
+from edgeinfer.converters.architectures.decoder import Bidirectional, Decoder
 from edgeinfer.converters.to_onnx.column_matrices import ColumnMatrices
 from edgeinfer.converters.to_onnx.expert_matrices import ExpertMatrices
 from edgeinfer.converters.to_onnx.graph import PLAN
+from edgeinfer.converters.to_onnx.passes.added_rows import AddedRows
 from edgeinfer.converters.to_onnx.passes.attention_gqa import AttentionGQA
 from edgeinfer.converters.to_onnx.passes.attention_primitive import AttentionPrimitive
+from edgeinfer.converters.to_onnx.passes.attention_whole import AttentionWhole
 from edgeinfer.converters.to_onnx.passes.embed_gather import EmbedGather
 from edgeinfer.converters.to_onnx.passes.embed_host import EmbedHost
 from edgeinfer.converters.to_onnx.passes.experts_moe import ExpertsMoE
+from edgeinfer.converters.to_onnx.passes.layer_norm import LayerNorm
 from edgeinfer.converters.to_onnx.passes.linear_nbits import LinearNBits
 from edgeinfer.converters.to_onnx.passes.linear_qdq import LinearQDQ
 from edgeinfer.converters.to_onnx.passes.norm_contrib import NormContrib
@@ -30,6 +33,8 @@ __all__ = ["dynamic", "static"]
 def dynamic(plan: ir.Model, decoder: Decoder, weights: Weights) -> ir.Model:
     """Any number of tokens, weights in blocks, the cache as inputs and outputs: variants ``cpu`` and ``cuda``."""
     matrices, sizes = RowMatrices(weights), decoder.sizes
+    if decoder.bidirectional is not None:
+        return _lowered(plan, _of_encoder(decoder, decoder.bidirectional, weights, matrices))
     passes = (
         EmbedGather(matrices),
         NormContrib(weights, sizes.norm_eps, sizes.head_dim),
@@ -39,6 +44,18 @@ def dynamic(plan: ir.Model, decoder: Decoder, weights: Weights) -> ir.Model:
         LinearNBits(weights, matrices),
     )
     return _lowered(plan, passes)
+
+
+def _of_encoder(
+    encoder: Decoder, kind: Bidirectional, weights: Weights, matrices: RowMatrices
+) -> tuple[ir.passes.InPlacePass, ...]:
+    return (
+        EmbedGather(matrices),
+        AddedRows(weights, encoder.sizes.n_embd),
+        LayerNorm(weights, encoder.sizes.norm_eps),
+        AttentionWhole(encoder, weights, rotated=kind.rotated),
+        LinearNBits(weights, matrices),
+    )
 
 
 def static(

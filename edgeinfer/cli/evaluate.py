@@ -142,6 +142,8 @@ def _measured(flags: dict[str, Any], plan: Plan) -> list[Row]:
     for row in rows:
         for line in row.notices:
             notice(f"{row.label}: {line}")
+    if any(row.divergence is not None and not row.divergence.exact for row in rows):
+        notice("the reference's logits were kept in half precision, which moves a divergence by some 1e-6")
     return rows
 
 

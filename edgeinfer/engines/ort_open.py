@@ -19,7 +19,7 @@ from edgeinfer.onnx import operators
 from edgeinfer.onnx import package as packages
 from edgeinfer.onnx.graph import Signature, check_signature, expose_hidden, read_graph, use_long_rope
 from edgeinfer.onnx.half import attend_in_half
-from edgeinfer.onnx.package import Package
+from edgeinfer.onnx.package import HIDDEN_STATES, Package
 
 if TYPE_CHECKING:
     import onnx
@@ -87,7 +87,7 @@ def _first_that_works(package: Package, device: str, config: EngineConfig, stop:
             )
             continue
         try:
-            return _taken(found, *_MAKERS["npu" if variant == "npu" else "cpu"](package, variant, found, config, stop))
+            return _taken(found, *_maker(package, variant)(package, variant, found, config, stop))
         except BackendUnavailable as error:
             failures.append(error)
     raise BackendUnavailable("; ".join(str(failure) for failure in failures))
@@ -130,6 +130,21 @@ def _dynamic(
         attend_in_half(proto)
     graph = Graph(proto.SerializeToString(), model.parent, hidden)
     return SequenceBuffers(package, graph, found, config, stop, half=half), notices
+
+
+def _encoder(
+    package: Package, variant: str, found: Found, config: EngineConfig, stop: Stop
+) -> tuple[Computer, list[str]]:
+    """Of whole texts, whose tokens see each other: ONNX Runtime's own kernels."""
+    from edgeinfer.engines.ort_encoder import WholeTexts
+
+    proto, sizes = read_graph(package, package.variants[variant]), package.hyperparameters
+    model = package.path(package.variants[variant].model)
+    states = {HIDDEN_STATES: ("FLOAT", (1, None, sizes.n_embd))}
+    check_signature(str(model), proto, {"input_ids": ("INT64", (1, None))}, states)
+    _check_context(package, config)
+    graph = Graph(proto.SerializeToString(), model.parent, HIDDEN_STATES)
+    return WholeTexts(package, graph, found, config, stop), []
 
 
 def _graph(package: Package, variant: str, config: EngineConfig) -> onnx.ModelProto:
@@ -186,7 +201,7 @@ def _static(
     return StaticGraphs(package, package.variants[variant], found, config, stop), []
 
 
-_MAKERS: dict[str, Callable[[Package, str, Found, EngineConfig, Stop], tuple[Computer, list[str]]]] = {
-    "cpu": _dynamic,
-    "npu": _static,
-}
+def _maker(package: Package, variant: str) -> Callable[..., tuple[Computer, list[str]]]:
+    if not package.hyperparameters.causal:
+        return _encoder
+    return _static if variant == "npu" else _dynamic

@@ -18,19 +18,21 @@ __all__ = ["GATES", "Divergence", "Gate", "Row", "as_document", "cells", "check_
 @dataclass(frozen=True, slots=True)
 class Divergence:
     """From the reference, along the text but for the first position of each window: KL in nats, and the share of
-    positions where both find the same token likeliest."""
+    positions where both find the same token likeliest. ``exact``: logits were compared as they came, not in half
+    precision, which long texts of large vocabularies are kept in."""
 
     kl_mean: float
     kl_median: float
     kl_p99: float
     agreement: Estimate
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One model. Sizes None where the model does not say. ``perplexity_ratio`` and ``divergence``: from the reference,
     None without one and for itself. ``tasks``: the share of right answers by set. Speeds in tokens per second, of a
-    prompt as long as the window; ``peak_bytes``: resident, of the whole process while this model was open."""
+    prompt as long as the window; ``peak_bytes``: resident, of a process that answers it and does nothing else."""
 
     label: str
     name: str

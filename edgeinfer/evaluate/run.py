@@ -12,19 +12,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeinfer import metrics
-from edgeinfer.core import GenerationStats, SamplingParams
-from edgeinfer.errors import EdgeInferError
-from edgeinfer.evaluate.memory import PeakMemory
+from edgeinfer.evaluate.clock import Cost, TokenIds, cost_alone, cost_here
 from edgeinfer.evaluate.report import Divergence, Row
 from edgeinfer.evaluate.tasks import Question, score
 from edgeinfer.metrics import Estimate
 from edgeinfer.opening import Opened
-from edgeinfer.request import Request
-from edgeinfer.sampling import Sampled, Sampler
-from edgeinfer.scheduler import Scheduler
 from edgeinfer.side import Side, opened
 from edgeinfer.text.pieces import spellings
 from edgeinfer.verify.compare import Said, check_vocabulary, facts_of, silent
@@ -35,9 +29,10 @@ from edgeinfer.verify.scope import Scope, Task
 __all__ = ["Plan", "evaluate", "examine"]
 
 _LEAST_CTX = 512  # room for the longest question of the sets that ship
-_N_DECODED, _N_TIMES = 24, 3
 
 Opener = Callable[[], AbstractContextManager[Opened]]
+Clock = Callable[[int, TokenIds], Cost]
+"""Asked for the cost of the model of a number, of a prompt, when that model is closed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +72,30 @@ def evaluate(
     Raises `UnsupportedModel` where a model has another vocabulary than the reference, and as `verify.verify`."""
     sides = ([] if reference is None else [reference]) + list(models)
     openers = [(side.label, functools.partial(opened, side, plan.n_ctx, memory)) for side in sides]
-    return examine(openers, plan, has_reference=reference is not None, said=said)
+
+    def clock(number: int, ids: TokenIds) -> Cost:
+        return cost_alone(sides[number], plan.n_ctx, memory, ids)
+
+    return examine(openers, plan, has_reference=reference is not None, said=said, clock=clock)
 
 
 def examine(
-    openers: Sequence[tuple[str, Opener]], plan: Plan, *, has_reference: bool, said: Said = silent
+    openers: Sequence[tuple[str, Opener]],
+    plan: Plan,
+    *,
+    has_reference: bool,
+    said: Said = silent,
+    clock: Clock | None = None,
 ) -> list[Row]:
-    """`evaluate` over anything that opens, each with its label; with a reference it is the first."""
+    """`evaluate` over anything that opens, each with its label; with a reference it is the first. Without a ``clock``
+    costs are taken in this process. Raises `UnsupportedModel` for an encoder."""
     rows: list[Row] = []
     reference: _Reference | None = None
     with contextlib.ExitStack() as until_done:
         for label, opener in openers:
             said(f"{label}: loading")
-            with PeakMemory() as peak, opener() as model:
+            with opener() as model:
+                model.embedding.check_generates()
                 keeps = has_reference and not rows
                 if reference is not None:
                     check_vocabulary(reference.words, model, (reference.label, label))
@@ -105,22 +111,15 @@ def examine(
                 row = _row(model, label, task, reading, None if keeps else reference)
                 tasks = _tasks(model, plan, functools.partial(said, f"{label}: tasks"))
                 said(f"{label}: speed")
-                prefill_tps, decode_tps = _speed(model, task.text[0].inputs)
-            rows.append(
-                dataclasses.replace(
-                    row,
-                    tasks=tasks,
-                    prefill_tps=prefill_tps,
-                    decode_tps=decode_tps,
-                    peak_bytes=peak.peak_bytes,
-                    is_reference=keeps,
-                )
-            )
+                ids = task.text[0].inputs
+                cost = cost_here(model, ids) if clock is None else Cost(0.0, 0.0, 0)
+            cost = cost if clock is None else clock(len(rows), ids)
+            rows.append(dataclasses.replace(row, tasks=tasks, is_reference=keeps, **dataclasses.asdict(cost)))
     return rows
 
 
 def _row(model: Opened, label: str, task: Task, reading: Reading, reference: _Reference | None) -> Row:
-    """What the text says; speeds and memory are not known yet."""
+    """What the text says; costs are not known yet."""
     facts, ours = facts_of(model, label), reading.logprobs[task.inner]
     ratio = divergence = None
     if reference is not None and reading.distances is not None:
@@ -131,6 +130,7 @@ def _row(model: Opened, label: str, task: Task, reading: Reading, reference: _Re
             float(np.median(kl)),
             float(np.percentile(kl, 99)),
             metrics.proportion(int(agree.sum()), len(agree)),
+            reference.recording.precise,
         )
     return Row(
         label=label,
@@ -159,37 +159,3 @@ def _tasks(model: Opened, plan: Plan, told: Callable[[int, int], None]) -> dict[
         found[name] = score(model.engine, model.tokenizer, asked, told_of_all)
         done += len(asked)
     return found
-
-
-class _Timed:
-    """A sink that keeps how long it took."""
-
-    def __init__(self) -> None:
-        self.stats = GenerationStats()
-
-    def token(self, _sampled: Sampled) -> bool:
-        return False
-
-    def done(self, _reason: object, stats: GenerationStats) -> None:
-        self.stats = stats
-
-    def failed(self, error: EdgeInferError) -> None:
-        raise error
-
-
-def _speed(model: Opened, ids: npt.NDArray[np.int32]) -> tuple[float, float]:
-    """Tokens per second of a prompt and of what follows it, the best of three: what else the machine does can only take
-    away from them. Through the scheduler, as any answer."""
-    engine, params = model.engine, SamplingParams(temperature=0.0)
-    ids = ids[: max(1, engine.n_ctx - _N_DECODED - 1)]
-    best = (0.0, 0.0)
-    for _ in range(_N_TIMES):
-        scheduler, sink = Scheduler(engine, n_parallel=1), _Timed()
-        request = Request(ids, Sampler(params, engine.n_vocab, ids), sink, n_ctx=engine.n_ctx, max_tokens=_N_DECODED)
-        scheduler.submit(request)
-        while not scheduler.idle:
-            scheduler.step()
-        for seq in range(engine.n_seq_max):
-            engine.release(seq)
-        best = max(best[0], sink.stats.prefill_tps), max(best[1], sink.stats.decode_tps)
-    return best

@@ -32,10 +32,11 @@ _NAMES = (
     "Greater GreaterOrEqual Identity Less LessOrEqual MatMul Max Min Mul Neg Pad Pow QuantizeLinear RMSNormalization "
     "Range Reciprocal ReduceMax ReduceMean ReduceSum ReduceSumSquare Reshape RotaryEmbedding Shape Sigmoid "
     "SimplifiedLayerNormalization Sin Slice Softmax Split Sqrt Squeeze Sub Swish Tanh Tile Transpose Trilu Unsqueeze "
-    "Where"
+    "Where LayerNormalization"
 )
 _CONTRIB_NAMES = (
-    "FastGelu GatherBlockQuantized Gelu GroupQueryAttention MatMulNBits MoE QMoE QuickGelu RotaryEmbedding "
+    "FastGelu GatherBlockQuantized Gelu GroupQueryAttention MatMulNBits MoE MultiHeadAttention QMoE QuickGelu "
+    "RotaryEmbedding "
     "SimplifiedLayerNormalization SkipSimplifiedLayerNormalization"
 )
 _PLAIN, _CONTRIB = frozenset(_NAMES.split()), frozenset(_CONTRIB_NAMES.split())
@@ -208,6 +209,8 @@ class _Check:
                 self.matmul(node, attributes)
             elif node.op_type == "GroupQueryAttention":
                 self.attention(node, attributes)
+            elif node.op_type == "MultiHeadAttention":
+                self.heads(node, attributes)
             elif node.op_type == "GatherBlockQuantized":
                 self.table(node, attributes)
             elif node.op_type in ("MoE", "QMoE"):
@@ -277,6 +280,11 @@ class _Check:
                 shape = self.shape(node, at)
                 if len(shape) != 2 or shape[0] < sizes.n_ctx_train or shape[1] * 2 > sizes.head_dim:
                     raise self.wrong(node, at, f"[{sizes.n_ctx_train}, {sizes.head_dim // 2}]")
+
+    def heads(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> None:
+        """ONNX Runtime holds widths against each other; that heads divide them it takes on trust."""
+        if _int(attributes, "num_heads") != self.package.hyperparameters.n_heads:
+            raise self.fail(f"node {node.name[:80]!r} has other heads than edgeinfer.json says")
 
     def experts(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> None:
         """All experts' matrices, and scales for all their blocks. ONNX Runtime holds them against each

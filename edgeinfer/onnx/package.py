@@ -31,6 +31,8 @@ FORMAT = "edgeinfer-onnx"
 VERSION = 1
 MANIFEST = "edgeinfer.json"
 VOCABULARY = "vocab.gguf"
+HIDDEN_STATES = "last_hidden_state"
+"""What an encoder's graph calls its output, as everybody does."""
 MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic")
 FORMS = ("nbits4", "nbits8", "float")
 _MAX_MANIFEST_BYTES = 16 << 20
@@ -47,7 +49,8 @@ class Hyperparameters:
     it is not rotated. In a context of more than ``n_ctx_short`` tokens, if that is given, it is
     ``rope_frequencies_long`` instead. ``head_dim``: of keys and values as they are kept, which may be more than the
     model's. Scores and logits x become cap * tanh(x / cap) where there are caps. Of ``n_experts`` feed-forward parts of
-    ``n_ff`` each token goes through ``n_experts_used``; 0: there is one."""
+    ``n_ff`` each token goes through ``n_experts_used``; 0: there is one. ``causal``: not so of an
+    encoder, whose tokens see each other, and which has hidden states instead of logits."""
 
     n_layers: int
     n_embd: int
@@ -74,6 +77,7 @@ class Hyperparameters:
     logit_cap: float | None = None
     n_experts: int = 0
     n_experts_used: int = 0
+    causal: bool = True
 
     def long(self, n_ctx: int) -> bool:
         """Whether a context of that many tokens is one for ``rope_frequencies_long``."""
@@ -265,6 +269,7 @@ def _hyperparameters(fields: Fields) -> Hyperparameters:
         logit_cap=cap("logit_cap"),
         n_experts=optional("n_experts") or 0,
         n_experts_used=optional("n_experts_used") or 0,
+        causal=fields.flag("causal") if fields.get("causal") is not None else True,
     )
     ropes = {"rope_frequencies": made.rope_frequencies, "rope_frequencies_long": made.rope_frequencies_long}
     for name, pairs in ropes.items():

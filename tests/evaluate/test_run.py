@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scripted_sides import Row as Logits
 from scripted_sides import ScriptedSide
 
-from edgeinfer.errors import BackendUnavailable, UnsupportedModel, UsageError
+from edgeinfer.embedding import Embedding
+from edgeinfer.errors import BackendUnavailable, EngineError, UnsupportedModel, UsageError
 from edgeinfer.evaluate import Gate, Plan, Row, examine
+from edgeinfer.evaluate.clock import Cost, TokenIds, cost_alone
 from edgeinfer.evaluate.memory import PeakMemory
 from edgeinfer.evaluate.plot import evaluate_page, picture
 from edgeinfer.evaluate.report import GATES, as_document, cells, check_gates, failures, headings
 from edgeinfer.evaluate.tasks import Question
+from edgeinfer.opening import Opened
+from edgeinfer.side import Side
 from edgeinfer.text.byte_tokenizer import ByteTokenizer
 from edgeinfer.verify import Scope, shipped_text
 
@@ -73,6 +80,36 @@ def test_everything_else_is_measured(rows: list[Row]) -> None:
         assert len(cells(row, rows)) == len(headings(rows))
     document = json.loads(json.dumps(as_document(rows), allow_nan=False))
     assert document[2]["divergence"]["kl_mean"] == rows[2].divergence.kl_mean  # type: ignore[union-attr]
+
+
+def test_costs_are_asked_for_when_the_model_is_closed() -> None:
+    sides = [ScriptedSide(), ScriptedSide()]
+    asked = []
+
+    def clock(number: int, ids: TokenIds) -> Cost:
+        asked.append((number, len(ids), all(engine.closed for side in sides for engine in side.engines)))
+        return Cost(1.0 + number, 2.0, 3)
+
+    rows = examine([("a", sides[0]), ("b", sides[1])], PLAN, has_reference=False, clock=clock)
+    assert asked == [(0, 64, True), (1, 64, True)]
+    assert [(row.prefill_tps, row.decode_tps, row.peak_bytes) for row in rows] == [(1.0, 2.0, 3), (2.0, 2.0, 3)]
+
+
+def test_a_model_that_cannot_be_timed_is_named(tmp_path: Path) -> None:
+    ids = np.zeros(4, np.int32)
+    with pytest.raises(EngineError, match=r"no\.gguf could not be timed: .*no\.gguf"):
+        cost_alone(Side(str(tmp_path / "no.gguf")), 64, None, ids)
+
+
+def test_an_encoder_is_refused() -> None:
+    class Encoding(ScriptedSide):
+        @contextlib.contextmanager
+        def __call__(self) -> Iterator[Opened]:
+            with super().__call__() as model:
+                yield dataclasses.replace(model, embedding=Embedding(generates=False))
+
+    with pytest.raises(UnsupportedModel, match="is an encoder"):
+        examine([("e", Encoding())], PLAN, has_reference=False)
 
 
 def test_one_model_is_open_at_a_time() -> None:

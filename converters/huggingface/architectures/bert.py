@@ -60,7 +60,9 @@ def _keys(checkpoint: Checkpoint, config: Fields, n_ctx: int) -> dict[str, Value
     width, n_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     if width % n_heads:
         raise config.wrong("num_attention_heads", f"is {n_heads}, which does not divide hidden_size {width}")
+    exact = config.text("hidden_act", "gelu") == "gelu"
     return {
+        **({} if exact else {"hidden_activation": "gelu_tanh"}),
         "block_count": config.integer("num_hidden_layers", high=512),
         "context_length": n_ctx,
         "embedding_length": width,
