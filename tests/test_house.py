@@ -28,6 +28,7 @@ LAYERS = (
     {
         "bench",
         "bench_prompts",
+        "calibrate",
         "conversation",
         "drafting",
         "embedding",

@@ -15,7 +15,7 @@ from pathlib import Path
 from edgeinfer import env
 from edgeinfer.errors import BackendUnavailable, UsageError
 
-_ABI_VERSION = 2
+_ABI_VERSION = 3
 _OK, _UNKNOWN = 0, -1
 _N_ISAS = 7
 """What EDGEINFER_KERNELS says to switch our kernels off under llama.cpp. The library itself stays in use."""
@@ -65,6 +65,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "ei_ggml_install": (text, [address]),
         "ei_ggml_pack": (None, [i32]),
         "ei_ggml_load": (None, [address]),
+        "ei_ggml_collect": (None, [address]),
         "ei_version": (text, []),
         "ei_has_matmul": (i32, [i32, i64]),
         "ei_matmul_isa": (i32, [i32, i32]),

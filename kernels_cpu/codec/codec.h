@@ -132,6 +132,11 @@ static inline void unpack_nibbles(const uint8_t *bytes, uint8_t *q) {
 static inline void put_word(uint32_t word, uint8_t *bytes) {
     for (int i = 0; i < 4; ++i) bytes[i] = static_cast<uint8_t>(word >> 8 * i);
 }
+static inline uint32_t fifth_bits(const uint8_t *q) {
+    uint32_t word = 0;
+    for (int i = 0; i < 32; ++i) word |= static_cast<uint32_t>(q[i] >> 4) << i;
+    return word;
+}
 static inline void add_fifth_bits(const uint8_t *bytes, uint8_t *q) {
     for (int i = 0; i < 32; ++i) q[i] = static_cast<uint8_t>(q[i] | (bytes[i / 8] >> i % 8 & 1) << 4);
 }

@@ -1,11 +1,19 @@
 // x = d * (q - 8). The value of greatest magnitude gets q = 0, whatever its sign, so that all of 0 to 15 is used.
-#include "codec/codec.h"
+#include "codec/search.h"
 #include "core/compiler.h"
 
 namespace ei {
 namespace {
 
-bool encode(const float *x, const float *, BlockQ4_0 &block) {
+bool encode_weighted(const float *x, const float *weights, BlockQ4_0 &block) {
+    uint8_t q[32];
+    block.d = weighted_symmetric<8>(x, weights, q);
+    pack_nibbles<16>(q, block.qs);
+    return finite_half(block.d);
+}
+
+bool encode(const float *x, const float *weights, BlockQ4_0 &block) {
+    if (weights != nullptr) return encode_weighted(x, weights, block);
     const float d = farthest<32>(x) / -8.0f, inverse = reciprocal(d);
     block.d = float_to_half(d);
     // 8 times a rounding above 8 at most: never below 0.

@@ -1,11 +1,22 @@
 // x = d * q + m, from the least to the greatest value in 31 steps.
-#include "codec/codec.h"
+#include "codec/search.h"
 #include "core/compiler.h"
 
 namespace ei {
 namespace {
 
-bool encode(const float *x, const float *, BlockQ5_1 &block) {
+constexpr Offsets kOffsets = {-2, 6, 0.25f};
+
+bool encode_weighted(const float *x, const float *weights, BlockQ5_1 &block) {
+    uint8_t q[32];
+    weighted_affine<31>(x, weights, kOffsets, block.d, block.m, q);
+    put_word(fifth_bits(q), block.qh);
+    pack_nibbles<16>(q, block.qs);
+    return finite_half(block.d) && finite_half(block.m);
+}
+
+bool encode(const float *x, const float *weights, BlockQ5_1 &block) {
+    if (weights != nullptr) return encode_weighted(x, weights, block);
     const Extremes ends = extremes<32>(x);
     const float m = ends.least, d = (ends.greatest - m) / 31.0f, inverse = reciprocal(d);
     block.d = float_to_half(d), block.m = float_to_half(m);

@@ -21,7 +21,7 @@ static inline float total(float (&terms)[kN]) {
     return terms[0];
 }
 
-// x = scale * q - min, both at least 0.
+// x = scale * q - min, scale at least 0, and min too unless it is free.
 struct FloatScaleMin {
     float scale, min;
 };
@@ -32,10 +32,10 @@ struct Offsets {
     float pace;
 };
 
-template <int kMax>
+template <int kMax, bool kFreeMin = false>
 static inline FloatScaleMin fit_scale_min(const float *x, const float *w, const Offsets &offsets) {
     const Extremes ends = extremes<32>(x);
-    const float low = minimum(ends.least, 0.0f), spread = ends.greatest - low;
+    const float low = kFreeMin ? ends.least : minimum(ends.least, 0.0f), spread = ends.greatest - low;
     if (spread < kTinySpread) return {0.0f, 0.0f - low};
     float above[32], t[32], u[32], v[32];
     for (int i = 0; i < 32; ++i) above[i] = x[i] - low, t[i] = w[i], u[i] = w[i] * x[i];
@@ -54,7 +54,7 @@ static inline FloatScaleMin fit_scale_min(const float *x, const float *w, const 
         const float determinant = sum_w * sum_qq - sum_q * sum_q;
         if (!(determinant > 0.0f)) continue;
         float a = (sum_w * sum_qx - sum_q * sum_x) / determinant, b = (sum_qq * sum_x - sum_q * sum_qx) / determinant;
-        if (b > 0.0f) a = sum_qx / sum_qq, b = 0.0f;
+        if (!kFreeMin && b > 0.0f) a = sum_qx / sum_qq, b = 0.0f;
         for (int i = 0; i < 32; ++i) {
             const float error = a * q[i] + b - x[i];
             t[i] = w[i] * error * error;
@@ -127,6 +127,40 @@ static inline void fit_scales(const float (&x)[kN][kLanes], const float (&w)[kN]
         }
     }
     for (int lane = 0; lane < kLanes; ++lane) scale[lane] = maximum(peak[lane], -peak[lane]) < kTinySpread ? 0.0f : scale[lane];
+}
+
+// ---- Formats of 32 with one scale, and a min or none, when weights are given.
+
+// Candidates for a symmetric scale, tenths of steps: the x of greatest magnitude goes to about either end of the range.
+template <int kHalf>
+struct BothEnds {
+    static constexpr int kDown = kHalf == 8 ? 11 : 12, kUp = 8;
+    float values[kDown + kUp];
+    constexpr BothEnds() : values() {
+        for (int i = 0; i < kDown; ++i) values[i] = static_cast<float>(-10 * kHalf - 10 + 2 * i) * 0.1f;
+        for (int i = 0; i < kUp; ++i) values[kDown + i] = static_cast<float>(10 * kHalf - 16 + 2 * i) * 0.1f;
+    }
+};
+
+// d of x = d * (q - kHalf), in half precision, and the q of 0 to 2 kHalf - 1 that suit.
+template <int kHalf>
+static inline uint16_t weighted_symmetric(const float *x, const float *w, uint8_t (&q)[32]) {
+    constexpr BothEnds<kHalf> ends;
+    const auto quantize = [](float scaled) { return clamped(scaled, static_cast<float>(-kHalf), static_cast<float>(kHalf - 1)); };
+    const uint16_t half = float_to_half(fit_scale<32>(x, w, ends.values, quantize));
+    const float d = half_to_float(half), divisor = d == 0.0f ? 1.0f : d;
+    for (int i = 0; i < 32; ++i) q[i] = static_cast<uint8_t>((d == 0.0f ? 0.0f : quantize(x[i] / divisor)) + static_cast<float>(kHalf));
+    return half;
+}
+
+// d and m of x = d * q + m, in half precision, and the q of 0 to kMax that suit.
+template <int kMax>
+static inline void weighted_affine(const float *x, const float *w, const Offsets &offsets, uint16_t &d, uint16_t &m, uint8_t (&q)[32]) {
+    const FloatScaleMin found = fit_scale_min<kMax, true>(x, w, offsets);
+    d = float_to_half(found.scale), m = float_to_half(0.0f - found.min);
+    const float step = half_to_float(d), least = half_to_float(m), divisor = step == 0.0f ? 1.0f : step;
+    const float top = step == 0.0f ? 0.0f : static_cast<float>(kMax);
+    for (int i = 0; i < 32; ++i) q[i] = static_cast<uint8_t>(clamped((x[i] - least) / divisor, 0.0f, top));
 }
 
 // ---- Q4_K and Q5_K: eight sub-blocks of 32, each with a scale and a min of 6 bits.

@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* The version of this interface; a binding refuses a library that answers another number. */
-#define EI_ABI_VERSION 2
+#define EI_ABI_VERSION 3
 EI_API int32_t ei_abi_version(void);
 EI_API const char *ei_version(void);
 
@@ -194,6 +194,25 @@ typedef struct {
 } ei_packed_load;
 /* From now on the calling thread loads a model with this; NULL: no longer. Nothing of `load` is kept after that. */
 EI_API void ei_ggml_load(ei_packed_load *load);
+
+/* What products with packed weights are fed, by the weight's name: for each of its columns the sum of the squares of the activations that
+ * met it, and how many did; of experts, for each. With `rows`, the activations themselves too, up to most_rows of n_cols; whoever reads
+ * them sets *n_rows back to 0. A weight of another shape than its entry is passed over. */
+typedef struct {
+    char name[64];
+    int64_t n_cols, n_experts; /* 1 for a plain matrix */
+    double *sums;              /* n_experts * n_cols, added to */
+    int64_t *counts;           /* n_experts, added to */
+    float *rows;               /* or NULL */
+    int64_t most_rows;
+    int64_t *n_rows; /* added to; not read without rows */
+} ei_collected;
+typedef struct {
+    const ei_collected *entries; /* sorted by name, as strncmp does */
+    int64_t n_entries;
+} ei_collection;
+/* From now on every product of the process tells; NULL: none. Call it while none runs. Nothing is kept of it after NULL. */
+EI_API void ei_ggml_collect(const ei_collection *collection);
 
 #ifdef __cplusplus
 }

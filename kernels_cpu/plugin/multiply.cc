@@ -4,6 +4,7 @@
 
 #include "matmul/pack.h"
 #include "matmul/product.h"
+#include "plugin/collect.h"
 #include "plugin/operations.h"
 
 namespace ei {
@@ -28,6 +29,11 @@ Columns columns_of(const ggml::Tensor *t) {
 Product product_of(const ggml::Tensor *op) {
     const ggml::Tensor *weight = op->src[0], *x = op->src[1];
     return Product(weight->type, weight->ne[0], weight->ne[1], x->ne[1] * x->ne[2] * x->ne[3]);
+}
+
+void tell(const ei_collection &told, const ggml::Tensor *weight, const Columns &x, int64_t n_columns, int ith, int nth) {
+    const ei_collected *entry = find_collected(told, weight);
+    if (entry != nullptr) collect(*entry, n_columns, [&](int64_t i) { return ExpertColumn{0, x[i]}; }, ith, nth);
 }
 
 // A small product is shared out evenly beforehand and each thread quantizes x for itself: cheaper than meeting the others.
@@ -82,6 +88,7 @@ void multiply(const ggml::ComputeParams &params, const ggml::Tensor *op) {
     const void *const packed = op->src[0]->data;
     char *activations = aligned<char>(params.wdata);
     const int64_t ith = params.ith, nth = params.nth;
+    if (const ei_collection *told = collection()) tell(*told, op->src[0], x, p.n_columns, params.ith, params.nth);
     if (ith == 0) g_counters.multiplied.fetch_add(1, std::memory_order_relaxed);
     if (each_for_itself(p) || nth == 1) {
         activations += static_cast<size_t>(ith) * p.activation_bytes();

@@ -4,6 +4,7 @@
 
 #include "core/isa.h"
 #include "core/kernel.h"
+#include "plugin/collect.h"
 #include "plugin/operations.h"
 
 namespace ei {
@@ -95,6 +96,11 @@ void quantize_groups(const Plan &p, const Table &t, char *activations, int64_t i
     }
 }
 
+void tell(const ei_collection &told, const Plan &p, int ith, int nth) {
+    const ei_collected *entry = find_collected(told, p.weight);
+    if (entry != nullptr) collect(*entry, p.n_slots, [&](int64_t slot) { return ExpertColumn{p.expert(slot), p.column(slot)}; }, ith, nth);
+}
+
 }  // namespace
 
 bool can_multiply_experts(const ggml::Tensor *op) {
@@ -112,6 +118,7 @@ size_t multiply_experts_work_bytes(const ggml::Tensor *op, int n_threads) {
 void multiply_experts(const ggml::ComputeParams &params, const ggml::Tensor *op) {
     const Plan p(op);
     const int64_t ith = params.ith, nth = params.nth;
+    if (const ei_collection *told = collection()) tell(*told, p, params.ith, params.nth);
     char *const memory = reinterpret_cast<char *>(round_up(reinterpret_cast<size_t>(params.wdata), 64));
     char *const activations = memory + static_cast<size_t>(nth) * p.table_bytes();
     const Table t = sort_slots(p, memory + static_cast<size_t>(ith) * p.table_bytes());

@@ -6,3 +6,5 @@ extern "C" const char *ei_ggml_install(ei_resolve_symbol) { return "on Windows l
 extern "C" void ei_ggml_pack(int32_t) {}
 
 extern "C" void ei_ggml_load(ei_packed_load *) {}
+
+extern "C" void ei_ggml_collect(const ei_collection *) {}

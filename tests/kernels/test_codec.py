@@ -71,7 +71,7 @@ def test_half_precision_is_widened() -> None:
 def test_importance_moves_the_error_to_where_it_counts_less() -> None:
     values, importance = normal(8, 512), np.ones(512, np.float32)
     importance[::2] = 100
-    for name in ("Q4_K", "Q5_K", "Q6_K", "IQ4_NL"):
+    for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"):
         errors = [
             (kernels.dequantize(name, kernels.quantize(name, values, importance=chosen))[:, ::2] - values[:, ::2])
             for chosen in (None, importance)
@@ -123,7 +123,7 @@ def test_what_is_too_large_is_refused(name: str, peak: float) -> None:
 @pytest.mark.parametrize(
     ("name", "importance", "words"),
     [
-        ("Q8_0", np.ones(256, np.float32), "Q8_0 rounds to nearest and has no use for importance; IQ4_NL, Q4_K"),
+        ("Q8_0", np.ones(256, np.float32), "Q8_0 rounds to nearest and has no use for importance; IQ4_NL, Q4_0"),
         ("Q4_K", np.ones(32, np.float32), r"importance is float32 \(32,\), but must be float32 \(256,\)"),
         ("Q4_K", np.ones(256), r"importance is float64 \(256,\), but must be float32"),
         ("Q4_K", np.full(256, np.nan, np.float32), "importance must be finite and not negative"),

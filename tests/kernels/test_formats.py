@@ -23,8 +23,8 @@ Bytes = npt.NDArray[np.uint8]
 # The machine that runs the tests may be busy.
 patient = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 ALL = pytest.mark.parametrize("kind", FORMATS.values(), ids=list(FORMATS))
-ROUNDING = [kind for kind in FORMATS.values() if not kind.weighs]
-SEARCHING = [kind for kind in FORMATS.values() if kind.weighs]
+ROUNDING = [kind for kind in FORMATS.values() if not kind.searches]
+WEIGHING = [kind for kind in FORMATS.values() if kind.weighs]
 
 
 def specified(kind: type[BlockFormat], values: Floats, importance: Floats | None = None) -> Bytes:
@@ -143,7 +143,7 @@ def errors_of(kind: type[BlockFormat], values: Floats, importance: Floats | None
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("shape", ["normal", "heavy", "negative"])
-@pytest.mark.parametrize("kind", SEARCHING, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", WEIGHING, ids=lambda kind: kind.name)
 def test_no_worse_than_llama_cpp(kind: type[BlockFormat], shape: str, weighted: bool) -> None:
     rng = np.random.default_rng(11)
     importance = rng.gamma(1.0, 1.0, 2048).astype(np.float32) if weighted else None
@@ -161,7 +161,7 @@ def models_rows(smollm2: Path) -> list[Floats]:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("kind", SEARCHING, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", WEIGHING, ids=lambda kind: kind.name)
 def test_no_worse_than_llama_cpp_on_a_models_rows(kind: type[BlockFormat], models_rows: list[Floats]) -> None:
     assert len(models_rows) == 3
     for values in models_rows:

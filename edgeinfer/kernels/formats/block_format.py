@@ -30,15 +30,16 @@ class BlockFormat(ABC):
     block_size: ClassVar[int]
     block_bytes: ClassVar[int]
     weighs: ClassVar[bool]
-    """True when it searches for the scales of least weighted error; False when it rounds to nearest, as gguf-py
-    does."""
+    """True when weights make it search for the scales of least weighted error."""
+    searches: ClassVar[bool]
+    """True when it does so without weights too; False when it then rounds to nearest, as gguf-py does."""
     special: ClassVar[bool] = False
     """True when NaN and infinity can be stored."""
 
-    def __init_subclass__(cls, *, weighs: bool = False) -> None:
+    def __init_subclass__(cls, *, weighs: bool = False, searches: bool = False) -> None:
         kind = next(kind for kind in TENSOR_TYPES.values() if kind.name == cls.__name__)
         cls.name, cls.id, cls.block_size, cls.block_bytes = kind.name, kind.id, kind.block_size, kind.block_bytes
-        cls.weighs = weighs
+        cls.weighs, cls.searches = weighs or searches, searches
         FORMATS[cls.name] = cls
 
     @classmethod

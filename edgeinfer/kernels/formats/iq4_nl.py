@@ -19,7 +19,7 @@ def _index(scaled: Floats) -> Words:
     return np.searchsorted(_MIDDLES, scaled, side="left").astype(np.int32)
 
 
-class IQ4_NL(BlockFormat, weighs=True):
+class IQ4_NL(BlockFormat, searches=True):
     """x = d * value[q]."""
 
     @classmethod

@@ -7,16 +7,20 @@ import numpy as np
 from edgeinfer.kernels.formats.block_format import BlockFormat, Bytes, Floats
 from edgeinfer.kernels.formats.packing import from_halves, from_nibbles, halves, nibbles
 from edgeinfer.kernels.formats.rounding import farthest, reciprocal
+from edgeinfer.kernels.formats.search import weighted_symmetric
 
 
-class Q4_0(BlockFormat):
+class Q4_0(BlockFormat, weighs=True):
     """x = d * (q - 8). The value of greatest magnitude gets q = 0, whatever its sign, so that all of 0 to 15 is
     used."""
 
     @classmethod
-    def quantize_blocks(cls, values: Floats, weights: Floats | None) -> Bytes:  # noqa: ARG003
-        d = farthest(values) / np.float32(-8)
-        q = (values * reciprocal(d) + np.float32(8.5)).astype(np.int32).clip(0, 15)
+    def quantize_blocks(cls, values: Floats, weights: Floats | None) -> Bytes:
+        if weights is None:
+            d = farthest(values) / np.float32(-8)
+            q = (values * reciprocal(d) + np.float32(8.5)).astype(np.int32).clip(0, 15)
+        else:
+            d, q = weighted_symmetric(values, weights, 8)
         return np.hstack([halves(d), nibbles(q, 16)])
 
     @classmethod

@@ -7,16 +7,22 @@ import numpy as np
 from edgeinfer.kernels.formats.block_format import BlockFormat, Bytes, Floats
 from edgeinfer.kernels.formats.packing import from_halves, from_nibbles, halves, nibbles
 from edgeinfer.kernels.formats.rounding import extremes, reciprocal
+from edgeinfer.kernels.formats.search import weighted_affine
+
+_OFFSETS = np.arange(-4, 4, dtype=np.float32) * np.float32(0.35)
 
 
-class Q4_1(BlockFormat):
+class Q4_1(BlockFormat, weighs=True):
     """x = d * q + m, from the least to the greatest value in 15 steps."""
 
     @classmethod
-    def quantize_blocks(cls, values: Floats, weights: Floats | None) -> Bytes:  # noqa: ARG003
-        m, greatest = extremes(values)
-        d = (greatest - m) / np.float32(15)
-        q = ((values - m) * reciprocal(d) + np.float32(0.5)).astype(np.int32).clip(0, 15)
+    def quantize_blocks(cls, values: Floats, weights: Floats | None) -> Bytes:
+        if weights is None:
+            m, greatest = extremes(values)
+            d = (greatest - m) / np.float32(15)
+            q = ((values - m) * reciprocal(d) + np.float32(0.5)).astype(np.int32).clip(0, 15)
+        else:
+            d, m, q = weighted_affine(values, weights, 15, _OFFSETS)
         return np.hstack([halves(d), halves(m), nibbles(q, 16)])
 
     @classmethod

@@ -18,7 +18,7 @@ from edgeinfer.kernels.formats.super_block import dequantize_scale_min, quantize
 _OFFSETS = np.arange(-4, 4, dtype=np.float32) * np.float32(0.35)
 
 
-class Q4_K(BlockFormat, weighs=True):
+class Q4_K(BlockFormat, searches=True):
     """x = d * scale * q - dmin * min."""
 
     @classmethod

@@ -20,7 +20,7 @@ from edgeinfer.kernels.formats.super_block import dequantize_scale_min, quantize
 _OFFSETS = np.arange(-2, 4, dtype=np.float32) * np.float32(0.25)
 
 
-class Q5_K(BlockFormat, weighs=True):
+class Q5_K(BlockFormat, searches=True):
     """x = d * scale * q - dmin * min; bit s of byte i of the fifth bits belongs to element i of sub-block s."""
 
     @classmethod

@@ -12,7 +12,7 @@ from edgeinfer.kernels.formats.search import clamped, fit_scale
 _INVERSES = np.arange(-329, -310, dtype=np.float32) * np.float32(0.1)
 
 
-class Q6_K(BlockFormat, weighs=True):
+class Q6_K(BlockFormat, searches=True):
     """x = d * scale * (q - 32). Of each 128 elements, the low nibbles lie as two runs of 32 below two others, the high
     pairs of bits as four runs of 32 in one."""
 
