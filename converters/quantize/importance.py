@@ -18,10 +18,11 @@ from edgeinfer.gguf import TENSOR_TYPES, writer
 from edgeinfer.gguf.header import open_regular, shown
 from edgeinfer.gguf.writer import NewTensor
 
-__all__ = ["Importance", "Statistics", "read_importance", "write_importance"]
+__all__ = ["EXTRA", "Importance", "Statistics", "read_importance", "write_importance"]
 
 Floats = npt.NDArray[np.float32]
 _SUMS, _COUNTS = ".in_sum2", ".counts"
+EXTRA = "edgeinfer.calibration."
 _MAX_ENTRIES, _MAX_NAME, _MAX_VALUES, _MAX_BYTES = 1 << 16, 256, 1 << 26, 4 << 30
 
 
@@ -44,7 +45,8 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Importance:
-    """By name of tensor. ``dataset``: what the text was; ``n_chunks`` pieces of ``chunk_tokens`` of it were read."""
+    """By name of tensor. ``dataset``: what the text was; ``n_chunks`` pieces of ``chunk_tokens`` of it were read.
+    ``extra``: keys under `EXTRA` that files carry along, such as the text's hash."""
 
     entries: Mapping[str, Statistics]
     dataset: str = ""
@@ -109,7 +111,8 @@ def _from_gguf(path: Path) -> Importance:
     datasets = file.metadata.get("imatrix.datasets")
     dataset = datasets[0] if isinstance(datasets, list) and datasets else ""
     chunks, tokens = (file.metadata.integer(f"imatrix.{key}", 0) for key in ("chunk_count", "chunk_size"))
-    return Importance(entries, dataset, chunks, tokens)
+    extra = {key: file.metadata.text(key, "") for key in file.metadata if key.startswith(EXTRA)}
+    return Importance(entries, dataset, chunks, tokens, extra)
 
 
 def _checked(path: Path, name: str, sums: Floats, counts: Floats) -> Statistics:
@@ -167,6 +170,7 @@ def write_importance(path: Path, importance: Importance) -> None:
         "imatrix.datasets": writer.encoded([importance.dataset]),
         "imatrix.chunk_count": writer.integer(importance.n_chunks),
         "imatrix.chunk_size": writer.integer(importance.chunk_tokens),
+        **{key: writer.string(value) for key, value in importance.extra.items()},
     }
     tensors = []
     for name, found in sorted(importance.entries.items()):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeinfer.cli.calibrating import Calibration, calibration_flags
 from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
 from edgeinfer.cli.pulling import download_progress, size
 from edgeinfer.text.printable import printable
@@ -31,6 +32,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="A type of their own for tensors whose names match: attn_v=q6_k, 'blk.0.*=q8_0'. May be repeated.",
 )
 @flag("--imatrix", type=_FILE, metavar="FILE", help="Importance of weights, as llama.cpp's tools write it.")
+@calibration_flags
 @flag(
     "--with",
     "by",
@@ -48,6 +50,7 @@ def command(
     quant: str,
     tensor_types: tuple[str, ...],
     imatrix: Path | None,
+    calibration: Calibration,
     by: str,
     force: bool,
     as_json: bool,
@@ -59,6 +62,7 @@ def command(
     import time
 
     from edgeinfer import catalog
+    from edgeinfer.converters.output import check_target
     from edgeinfer.converters.quantize.importance import read_importance
     from edgeinfer.converters.quantize.recipes import parse_override, parse_quant
 
@@ -66,8 +70,10 @@ def command(
     name = parse_quant(quant)
     overrides = tuple(map(parse_override, tensor_types))
     quantizer = _quantizer(name, by, [each.type.name for each in overrides])
-    importance = read_importance(imatrix) if imatrix else None
+    calibration.check(imatrix)
     source = catalog.resolve(model)
+    check_target(out, force)
+    importance = read_importance(imatrix) if imatrix else calibration.importance(str(source.path))
     with download_progress(f"quantizing {printable(source.name)}") as progress:
         made = quantizer(
             source.path, out, name, overrides=overrides, importance=importance, force=force, progress=progress

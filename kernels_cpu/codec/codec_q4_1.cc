@@ -5,7 +5,7 @@
 namespace ei {
 namespace {
 
-constexpr Offsets kOffsets = {-4, 8, 0.35f};
+constexpr Offsets kOffsets = {-8, 16, 0.25f};
 
 bool encode_weighted(const float *x, const float *weights, BlockQ4_1 &block) {
     uint8_t q[32];

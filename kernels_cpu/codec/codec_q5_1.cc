@@ -5,7 +5,7 @@
 namespace ei {
 namespace {
 
-constexpr Offsets kOffsets = {-2, 6, 0.25f};
+constexpr Offsets kOffsets = {-8, 16, 0.25f};
 
 bool encode_weighted(const float *x, const float *weights, BlockQ5_1 &block) {
     uint8_t q[32];

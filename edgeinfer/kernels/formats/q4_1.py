@@ -9,7 +9,7 @@ from edgeinfer.kernels.formats.packing import from_halves, from_nibbles, halves,
 from edgeinfer.kernels.formats.rounding import extremes, reciprocal
 from edgeinfer.kernels.formats.search import weighted_affine
 
-_OFFSETS = np.arange(-4, 4, dtype=np.float32) * np.float32(0.35)
+_OFFSETS = np.arange(-8, 8, dtype=np.float32) * np.float32(0.25)
 
 
 class Q4_1(BlockFormat, weighs=True):

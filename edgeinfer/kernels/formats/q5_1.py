@@ -9,7 +9,7 @@ from edgeinfer.kernels.formats.packing import bits, from_bits, from_halves, from
 from edgeinfer.kernels.formats.rounding import extremes, reciprocal
 from edgeinfer.kernels.formats.search import weighted_affine
 
-_OFFSETS = np.arange(-2, 4, dtype=np.float32) * np.float32(0.25)
+_OFFSETS = np.arange(-8, 8, dtype=np.float32) * np.float32(0.25)
 
 
 class Q5_1(BlockFormat, weighs=True):

@@ -1,0 +1,115 @@
+"""``--calibrate``: what a text says of a model's weights, for the commands that quantize."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edgeinfer.cli.options import flag, read_text
+from edgeinfer.cli.reporting import MOST_TEXT_BYTES, TEXT_FILE
+from edgeinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeinfer.calibrate import Calibrator, Sample
+    from edgeinfer.converters.quantize.importance import Importance
+
+__all__ = ["Calibration", "calibration_flags"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_N_TOKENS = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What the flags said: a text, how much of it, and where to keep what is found."""
+
+    text: Path | None = None
+    n_tokens: int = _N_TOKENS
+    save: Path | None = None
+
+    def check(self, imatrix: Path | None) -> None:
+        """Raises `UsageError` for flags that do not go together."""
+        if self.text and imatrix:
+            raise UsageError("--imatrix and --calibrate are two ways to the same; give one of them")
+        if self.save and not self.text:
+            raise UsageError("--save-imatrix keeps what --calibrate finds; give a text")
+
+    def sample(self) -> Sample:
+        """Raises `UsageError` without a text, or where it cannot be read."""
+        from edgeinfer.calibrate import Sample
+
+        if self.text is None:
+            raise UsageError("give a text with --calibrate")
+        return Sample.of(read_text(self.text, "text", MOST_TEXT_BYTES), self.text.name, self.n_tokens)
+
+    def importance(self, model: str) -> Importance | None:
+        """Of a GGUF model's weights; None without a text. Written to ``save``, if there is one. Raises as
+        `Calibrator`."""
+        from edgeinfer.calibrate import Calibrator
+        from edgeinfer.cli.progress import bar
+        from edgeinfer.converters.quantize.importance import write_importance
+
+        if self.text is None:
+            return None
+        with bar() as told:
+            said = functools.partial(told, f"reading {self.text.name}")
+            with Calibrator(model, self.sample(), told=said) as calibrator:
+                found = _importance(calibrator)
+        if self.save:
+            write_importance(self.save, found)
+        return found
+
+
+def _importance(calibrator: Calibrator) -> Importance:
+    from edgeinfer.converters.quantize.importance import EXTRA, Importance, Statistics
+
+    sample = calibrator.sample
+    entries = {name: Statistics(one.sums, one.counts) for name, one in calibrator.squares().items()}
+    missing = sorted(set(calibrator.shapes()) - set(entries))
+    if missing:
+        click.echo(
+            f"edgeinfer: note: {len(missing)} weights are not multiplied by our kernels, so that nothing is known of "
+            f"them, such as {missing[0]}",
+            err=True,
+        )
+    extra = {EXTRA + "sha256": sample.sha256}
+    return Importance(entries, sample.name, calibrator.n_windows, sample.n_window, extra)
+
+
+def calibration_flags(command: F) -> F:
+    """``--calibrate``, ``--calibrate-tokens`` and ``--save-imatrix``, as one argument ``calibration``."""
+
+    @functools.wraps(command)
+    def called(**flags: Any) -> Any:
+        text, n_tokens, save = (flags.pop(name) for name in ("calibrate", "calibrate_tokens", "save_imatrix"))
+        return command(**flags, calibration=Calibration(text, n_tokens, save))
+
+    for add in (
+        flag(
+            "--save-imatrix",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Keep what --calibrate finds, as llama.cpp's tools have it (.gguf, or .dat for their older form).",
+        ),
+        flag(
+            "--calibrate-tokens",
+            type=click.IntRange(min=64),
+            default=_N_TOKENS,
+            metavar="N",
+            show_default=True,
+            help="How much of the text to read.",
+        ),
+        flag(
+            "--calibrate",
+            type=TEXT_FILE,
+            metavar="FILE",
+            help="A text like those that the model is for: weights that matter more on it are kept more exactly.",
+        ),
+    ):
+        called = add(called)
+    return called  # type: ignore[return-value]
