@@ -15,7 +15,8 @@ from edgeinfer.converters.sources import GGUFSource
 from edgeinfer.converters.to_onnx.folder import new_folder
 from edgeinfer.converters.to_onnx.genai import write_genai
 from edgeinfer.converters.to_onnx.graph_files import Job, described, sha256, write_dynamic, write_static
-from edgeinfer.converters.to_onnx.requantize import Quant, check_quant
+from edgeinfer.converters.to_onnx.requantize import BLOCKS, Block, Quant, check_quant
+from edgeinfer.converters.to_onnx.rounding import Rounding
 from edgeinfer.converters.to_onnx.space import package_bytes
 from edgeinfer.errors import UsageError
 from edgeinfer.gguf import writer as gguf_writer
@@ -43,6 +44,8 @@ def export(
     *,
     variant: Sequence[VariantName] = ("cpu",),
     quant: Quant = "keep",
+    block: Block = 32,
+    rounding: Rounding | None = None,
     name: str | None = None,
     n_ctx: int | None = None,
     force: bool = False,
@@ -53,6 +56,7 @@ def export(
     Everything that can be known beforehand is checked before anything is written: the file's structure, its
     architecture, every tensor's name, shape and type, room on the disk. Memory: one piece of a tensor, some ten MB,
     beside the header; of variant ``npu``, whose matrices are transposed, also the pages of the one that is written.
+    ``block`` weights share a scale where ``quant`` is int4, which ``rounding`` rounds to (None: to the nearest).
     ``n_ctx`` is the context of that variant's graphs (None: `NPU_CTX`, or the model's where that is less). ``force``
     replaces an older package.
 
@@ -60,6 +64,8 @@ def export(
     tensors that cannot be kept, `FormatError` naming every tensor that is missing or unexpected, `UsageError` for a
     folder that is there already, a disk without room or a context beyond the model's.
     """
+    if block not in BLOCKS:
+        raise UsageError(f"blocks of {block} weights are wanted; there are {', '.join(map(str, BLOCKS))}")
     file = gguf.read(path)
     decoder = describe(file)
     shown = progress or _Silent()
@@ -73,7 +79,7 @@ def export(
         total = n_graphs * sum(tensor.n_bytes for tensor in file.tensors.values())
         n_ctx = _context(decoder.sizes.n_ctx_train, n_ctx)
         with new_folder(Path(folder), needed, force) as made:
-            job = Job(file, decoder, source, quant, made, _counter(shown, total))
+            job = Job(file, decoder, source, quant, made, _counter(shown, total), rounding or Rounding(), block)
             package = _package(job, names, name or file.path.stem, n_ctx)
     return replace(package, folder=Path(folder))
 

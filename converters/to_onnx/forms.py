@@ -46,7 +46,7 @@ class Form:
     """``bits`` of a weight, ``block`` weights under one scale, and whether offsets come with them."""
 
     bits: Literal[4, 8]
-    block: Literal[16, 32]
+    block: Literal[16, 32, 64, 128]
     corrected: bool = False
 
 

@@ -15,7 +15,8 @@ from edgeinfer.converters.sources import Bytes, SourceTensor, TensorSource, piec
 from edgeinfer.converters.to_onnx import forms
 from edgeinfer.converters.to_onnx.data_file import DataFile, Region
 from edgeinfer.converters.to_onnx.measures import Measures
-from edgeinfer.converters.to_onnx.requantize import Quant, requantized, values, wanted
+from edgeinfer.converters.to_onnx.requantize import Block, Quant, values, wanted
+from edgeinfer.converters.to_onnx.rounding import Rounding
 from edgeinfer.onnx.package import TensorForm
 
 __all__ = ["FLOAT_TYPES", "Weights"]
@@ -29,7 +30,14 @@ class Weights:
     """``tensors`` says what became of each that was asked for. What several graphs ask for is in the file once."""
 
     def __init__(
-        self, decoder: Decoder, source: TensorSource, data: DataFile, quant: Quant, measures: Measures
+        self,
+        decoder: Decoder,
+        source: TensorSource,
+        data: DataFile,
+        quant: Quant,
+        measures: Measures,
+        rounding: Rounding | None = None,
+        block: Block = 32,
     ) -> None:
         self.data = data
         self.measures = measures
@@ -37,6 +45,8 @@ class Weights:
         self._decoder = decoder
         self._source = source
         self._quant = quant
+        self._rounding = rounding or Rounding()
+        self._block = block
         self._small: dict[str, Region] = {}
 
     def floats(self, name: str) -> Floats:
@@ -65,7 +75,7 @@ class Weights:
     def matrix(self, name: str) -> tuple[SourceTensor, forms.Form | None]:
         """A matrix's shape, and the form that it gets; None: floats, as they are."""
         tensor = self._source.tensors[name]
-        form = wanted(name, tensor, self._quant)
+        form = wanted(name, tensor, self._quant, self._block)
         if form is None:
             self.tensors[name] = TensorForm(tensor.type, "float", 0)
         else:
@@ -84,12 +94,13 @@ class Weights:
     def part_pieces(self, name: str, form: forms.Form) -> Iterator[tuple[int, forms.Parts]]:
         """(first row, parts of some rows) of a matrix in its form."""
         kind = self._source.tensors[name].type
+        rounded = None if forms.KEPT.get(kind) == form else self._rounding.of(name, form)
         for first, rows in self.raw_pieces(name):
-            if forms.KEPT.get(kind) == form:
+            if rounded is None:
                 yield first, forms.decoded(kind, rows)
                 continue
             exact = values(kind, rows)
-            parts, got = requantized(exact, form)
+            parts, got = rounded(exact)
             self.measures.requantized(exact, got)
             yield first, parts
 

@@ -4,7 +4,7 @@ model: the text is read once for as many layers as fit."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from edgeinfer.calibrate.reading import Calibrator, Products
 
@@ -16,11 +16,14 @@ _SAME_INPUT = (("attn_q.weight", "attn_k.weight", "attn_v.weight"), ("ffn_gate.w
 
 class Hessians:
     """``most_bytes``: of products held at once; one weight's are always. Weights that multiply the same activations
-    share theirs."""
+    share theirs. ``said`` hears of each reading."""
 
-    def __init__(self, calibrator: Calibrator, most_bytes: int) -> None:
+    def __init__(
+        self, calibrator: Calibrator, most_bytes: int, said: Callable[[str], None] = lambda _what: None
+    ) -> None:
         self._calibrator = calibrator
         self._most_bytes = most_bytes
+        self._said = said
         self._shapes = calibrator.shapes()
         self._left = sorted({self._leader(name) for name in self._shapes}, key=_place)
         self._held: dict[str, Products] = {}
@@ -36,14 +39,12 @@ class Hessians:
         if leader not in self._held:
             self._held = {}  # before new ones are made
             batch = self._batch(leader)
+            last = f" to {batch[-1]}" if len(batch) > 1 else ""
+            self._said(f"reading {self._calibrator.sample.name} for {leader}{last}")
             self._held = self._calibrator.products(batch)
             self.n_readings += 1
             self._left = [other for other in self._left if other not in batch]
         return self._held.get(leader)
-
-    @property
-    def n_rows(self) -> int:
-        return self._calibrator.n_tokens
 
     def _batch(self, first: str) -> Sequence[str]:
         """``first``, and what follows it as far as the memory goes."""

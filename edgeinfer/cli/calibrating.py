@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,11 +18,14 @@ from edgeinfer.errors import UsageError
 if TYPE_CHECKING:
     from edgeinfer.calibrate import Calibrator, Sample
     from edgeinfer.converters.quantize.importance import Importance
+    from edgeinfer.converters.to_onnx.rounding import Rounding
 
 __all__ = ["Calibration", "calibration_flags"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _N_TOKENS = 16384
+_MOST_BYTES = 1 << 30
+"""Of products of activations at once; with more, the text is read less often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,25 @@ class Calibration:
         if self.save:
             write_importance(self.save, found)
         return found
+
+
+    @contextlib.contextmanager
+    def rounding(self, method: str, model: str, said: Callable[[str], None]) -> Iterator[Rounding]:
+        """How to round the weights of a GGUF model: "auto" is gptq with a text and rtn without. Raises as `Calibrator`,
+        and `UsageError` for a method and a text that do not go together."""
+        from edgeinfer.calibrate import Calibrator, Hessians
+        from edgeinfer.converters.to_onnx.rounding import Rounding
+
+        chosen: Any = ("gptq" if self.text else "rtn") if method == "auto" else method
+        if self.save:
+            raise UsageError("--save-imatrix is for GGUF")
+        if self.text is None:
+            yield Rounding(chosen)
+            return
+        if chosen != "gptq":
+            raise UsageError(f"--method {chosen} has no use for a text; leave --calibrate out")
+        with Calibrator(model, self.sample()) as calibrator:
+            yield Rounding(chosen, Hessians(calibrator, _MOST_BYTES, said))
 
 
 def _importance(calibrator: Calibrator) -> Importance:

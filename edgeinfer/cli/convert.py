@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeinfer.cli.calibrating import Calibration, calibration_flags
 from edgeinfer.cli.convert_gguf import convert_to_gguf
 from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
 from edgeinfer.cli.pulling import download_progress, size
@@ -41,6 +43,21 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="For gguf: a type of their own for tensors whose names match: attn_v=q6_k, 'blk.0.*=q8_0'. May be repeated.",
 )
 @flag("--imatrix", type=_FILE, metavar="FILE", help="For gguf: importance of weights, as llama.cpp writes it.")
+@calibration_flags
+@flag(
+    "--method",
+    type=click.Choice(["auto", "rtn", "hqq", "gptq"]),
+    default="auto",
+    show_default=True,
+    help="For onnx int4: to the nearest, by half-quadratic splitting, or by GPTQ, which is auto with --calibrate.",
+)
+@flag(
+    "--block-size",
+    type=click.Choice(["32", "64", "128"]),
+    default="32",
+    show_default=True,
+    help="For onnx int4: weights that share a scale.",
+)
 @flag(
     "--variant",
     type=click.Choice([*_VARIANTS, "all"]),
@@ -67,6 +84,9 @@ def command(
     quant: str | None,
     tensor_types: tuple[str, ...],
     imatrix: Path | None,
+    calibration: Calibration,
+    method: str,
+    block_size: str,
     variant: tuple[str, ...],
     n_ctx: int | None,
     force: bool,
@@ -78,18 +98,41 @@ def command(
     onnx, MODEL is a GGUF file or a catalogue name, and OUT a new folder. OUT appears when it is whole; an interrupted
     run leaves nothing by its name.
     """
+    calibration.check(imatrix)
     if target == "gguf":
-        convert_to_gguf(model, out, quant or "f16", tensor_types, imatrix, force=force, as_json=as_json)
+        if method != "auto":
+            raise UsageError("--method is for --to onnx")
+        convert_to_gguf(model, out, quant or "f16", tensor_types, imatrix, calibration, force=force, as_json=as_json)
         return
     if tensor_types or imatrix:
         raise UsageError("--tensor-type and --imatrix are for --to gguf")
     if quant not in (None, *_MODES):
         raise UsageError(f"--quant {quant} is not one of ONNX's: {', '.join(_MODES)}")
-    _to_onnx(model, out, variant, quant or "keep", n_ctx=n_ctx, force=force, as_json=as_json)
+    if quant != "int4" and (calibration.text or method != "auto"):
+        raise UsageError("--calibrate and --method are for --quant int4")
+    rounded = Rounded(calibration, method, int(block_size))
+    _to_onnx(model, out, variant, quant or "keep", rounded, n_ctx=n_ctx, force=force, as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """How the flags want weights to be rounded."""
+
+    calibration: Calibration
+    method: str
+    block: int
 
 
 def _to_onnx(
-    model: str, folder: str, variant: tuple[str, ...], quant: str, *, n_ctx: int | None, force: bool, as_json: bool
+    model: str,
+    folder: str,
+    variant: tuple[str, ...],
+    quant: str,
+    rounded: Rounded,
+    *,
+    n_ctx: int | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     import json
     import time
@@ -100,12 +143,17 @@ def _to_onnx(
     started = time.monotonic()
     source = catalog.resolve(model)
     names: Any = _VARIANTS if "all" in variant else variant
-    with download_progress(f"converting {printable(source.name)}") as progress:
+    with (
+        download_progress(f"converting {printable(source.name)}") as progress,
+        rounded.calibration.rounding(rounded.method, str(source.path), progress.note) as rounding,
+    ):
         made = export(
             source.path,
             folder,
             variant=names,
             quant=quant,
+            block=rounded.block,
+            rounding=rounding,
             name=source.name,
             n_ctx=n_ctx,
             force=force,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,26 @@ from edgeinfer.cli.pulling import download_progress, size
 from edgeinfer.text.printable import printable
 
 if TYPE_CHECKING:
+    from edgeinfer.cli.calibrating import Calibration
+    from edgeinfer.converters.quantize.importance import Importance
     from edgeinfer.converters.to_gguf import Converted
 
 __all__ = ["convert_to_gguf"]
 
 
 def convert_to_gguf(
-    model: str, out: str, quant: str, tensor_types: Sequence[str], imatrix: Path | None, *, force: bool, as_json: bool
+    model: str,
+    out: str,
+    quant: str,
+    tensor_types: Sequence[str],
+    imatrix: Path | None,
+    calibration: Calibration,
+    *,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Convert the checkpoint ``model`` (a folder, or hf:owner/repo) to the file ``out`` and say what came of it."""
+    from edgeinfer.converters.output import check_target
     from edgeinfer.converters.quantize.importance import read_importance
     from edgeinfer.converters.quantize.recipes import parse_override, parse_quant
     from edgeinfer.converters.to_gguf import Options, convert
@@ -34,6 +46,8 @@ def convert_to_gguf(
         force=force,
         source=model if model.startswith("hf:") else None,
     )
+    target = Path(out).expanduser()
+    check_target(target, force)
     with download_progress(f"converting {printable(model)}") as progress:
         if model.startswith("hf:"):
             from edgeinfer.converters.huggingface.fetching import fetch_checkpoint
@@ -41,8 +55,24 @@ def convert_to_gguf(
             folder = fetch_checkpoint(model, progress)
         else:
             folder = Path(model).expanduser()
-        made = convert(folder, Path(out).expanduser(), options, progress)
+    if calibration.text:
+        options = replace(options, importance=_importance(folder, target, calibration))
+    with download_progress(f"converting {printable(model)}") as progress:
+        made = convert(folder, target, options, progress)
     _report(made, time.monotonic() - started, as_json)
+
+
+def _importance(folder: Path, target: Path, calibration: Calibration) -> Importance | None:
+    """What the text says of a checkpoint's weights: read with a model of 16 bits, which is made for it beside the
+    target and removed after."""
+    from edgeinfer.converters.output import workspace
+    from edgeinfer.converters.to_gguf import Options, convert
+
+    with workspace(target, "calibrating") as place:
+        whole = place / "whole.gguf"
+        with download_progress("preparing to calibrate") as progress:
+            convert(folder, whole, Options(quant="BF16"), progress)
+        return calibration.importance(str(whole))
 
 
 def _report(made: Converted, seconds: float, as_json: bool) -> None:

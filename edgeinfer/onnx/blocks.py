@@ -35,6 +35,7 @@ _IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53,
 
 
 _KINDS = {kind.name: kind for kind in TENSOR_TYPES.values()}
+_LONGER = (64, 128)
 ROUNDABLE = ("Q4_0", "Q8_0")
 """Formats for weights that were quantized with scales of any size."""
 _SIGNED = (-128, *(top for n in range(127, 0, -1) for top in (-n, n)))
@@ -65,7 +66,7 @@ class Operands:
 def candidates(type_name: str, n_bits: int, block: int, corrected: bool) -> tuple[str, ...]:
     """The formats that a matrix of this form can be rebuilt in, the best first; ``type_name``: what it was in the
     source. Empty for a form that no GGUF format has."""
-    known = _FORMS.get((n_bits, block, corrected), ())
+    known = _FORMS.get((n_bits, 32 if block in _LONGER and not corrected else block, corrected), ())
     return tuple(sorted(known, key=lambda name: name != type_name))
 
 
@@ -74,6 +75,8 @@ def rebuild(type_name: str, rows: Operands, *, rounded: bool = False) -> Bytes:
     rounding to half precision. Raises `Unfit`, `BackendUnavailable` without the library."""
     if not np.isfinite(rows.scales).all():
         raise Unfit("scales that are not numbers")
+    if rows.block in _LONGER:
+        rows = _of_32(rows)
     if type_name == "IQ4_NL":
         return _iq4_nl(rows).reshape(len(rows.q), -1)
     if rounded and type_name in ROUNDABLE:
@@ -88,6 +91,13 @@ def rebuild(type_name: str, rows: Operands, *, rounded: bool = False) -> Bytes:
 
 
 # ---- blocks of 32 without offsets: one scale
+
+
+def _of_32(rows: Operands) -> Operands:
+    """Longer blocks as several with the same scale."""
+    parts = rows.block // 32
+    q = rows.q.reshape(len(rows.q), -1, rows.q.shape[2] // parts)
+    return replace(rows, block=32, q=q, scales=np.repeat(rows.scales, parts, axis=1))
 
 
 def _half(rows: Operands) -> Bytes:

@@ -8,7 +8,8 @@ import pytest
 from tiny_models import random_weights
 
 from edgeinfer.converters.to_onnx import forms
-from edgeinfer.converters.to_onnx.requantize import requantized, values
+from edgeinfer.converters.to_onnx.requantize import values
+from edgeinfer.converters.to_onnx.rounding import nearest
 
 Floats = npt.NDArray[np.float32]
 N_ROWS, N_COLS = 6, 768
@@ -64,7 +65,7 @@ def test_requantizing_rounds_to_the_nearest_step(bits: int) -> None:
     exact = np.random.default_rng(2).standard_normal((N_ROWS, N_COLS)).astype(np.float32)
     exact[1, :32] = 0
     exact[2, :32] = 1e9  # beyond half precision: as near as it can be
-    parts, got = requantized(exact, form)
+    parts, got = nearest(exact, form)
     assert np.array_equal(restored(parts, form), got)
     assert np.array_equal(parts.scales.astype(np.float16).astype(np.float32), parts.scales)
     scales = np.repeat(np.abs(parts.scales), 32, axis=1)

@@ -1,0 +1,92 @@
+"""The ways to round a matrix to steps: to the nearest, with scales that are searched for, or with what rounding costs
+taken back by other weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer.converters.to_onnx.forms import Form, Parts
+from edgeinfer.converters.to_onnx.gptq import Feedback
+from edgeinfer.converters.to_onnx.steps import Steps, half, quants_of, robust_scales
+from edgeinfer.errors import FormatError, UsageError
+
+__all__ = ["METHODS", "Inputs", "Method", "RoundRows", "Rounding", "nearest"]
+
+Floats = npt.NDArray[np.float32]
+Method = Literal["rtn", "hqq", "gptq"]
+METHODS: tuple[Method, ...] = ("rtn", "hqq", "gptq")
+RoundRows = Callable[[Floats], tuple[Parts, Floats]]
+"""Rows ``(n, n_cols)`` to their parts, and what they became."""
+
+
+class _Products(Protocol):
+    @property
+    def sums(self) -> Floats: ...
+
+
+class Inputs(Protocol):
+    """What the matrices of a model are fed on some text: `edgeinfer.calibrate.Hessians`."""
+
+    def of(self, name: str) -> _Products | None:
+        """X^T X of a tensor's inputs; None where it is not known."""
+        ...
+
+
+@dataclass(slots=True)
+class Rounding:
+    """``method`` for matrices of 4 bits; those of 8 are rounded to the nearest by all. ``gptq`` needs ``inputs``, and
+    does what ``hqq`` does for matrices that it knows nothing of; ``unknown`` names them. Raises `UsageError`."""
+
+    method: Method = "rtn"
+    inputs: Inputs | None = None
+    unknown: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError(f"no method {self.method!r}; there are: {', '.join(METHODS)}")
+        if (self.method == "gptq") != (self.inputs is not None):
+            raise UsageError("method gptq learns from a text: give both or neither")
+
+    def of(self, name: str, form: Form) -> RoundRows:
+        """How to round the rows of a matrix. Raises `FormatError` where its inputs are no numbers."""
+        steps = Steps(form.bits, form.block)
+        if self.method == "rtn" or form.bits == 8:
+            return lambda rows: nearest(rows, form)
+        products = self.inputs.of(name) if self.inputs else None
+        if products is None:
+            if self.inputs:
+                self.unknown += (name,)
+            return lambda rows: _by_scales(rows, robust_scales(rows, steps), steps)
+        try:
+            feedback = Feedback(products.sums)
+        except (ValueError, np.linalg.LinAlgError) as error:
+            raise FormatError(f"tensor {name}: what it is fed on the text cannot be used ({error})") from error
+        return lambda rows: _made(*feedback(rows, steps), steps)
+
+
+def nearest(rows: Floats, form: Form) -> tuple[Parts, Floats]:
+    """To the nearest step. The weight that is farthest from 0 gets the end of the range, which for 4 bits is the longer
+    one."""
+    blocks = rows.reshape(len(rows), -1, form.block)
+    ends = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2)
+    scales = ends / np.float32(-8) if form.bits == 4 else np.abs(ends) / np.float32(127)
+    return _by_scales(rows, half(scales)[..., 0], Steps(form.bits, form.block))
+
+
+def _by_scales(rows: Floats, scales: Floats, steps: Steps) -> tuple[Parts, Floats]:
+    quants = quants_of(rows.reshape(len(rows), -1, steps.block), scales[..., None], steps)
+    return _made(scales, quants.reshape(rows.shape), steps)
+
+
+def _made(scales: Floats, quants: Floats, steps: Steps) -> tuple[Parts, Floats]:
+    """Of scales ``(n_rows, blocks)`` and quants as floats ``(n_rows, n_cols)``."""
+    blocks = quants.reshape(len(quants), -1, steps.block)
+    q = (blocks.astype(np.int16) - steps.least).astype(np.uint8)
+    if steps.bits == 4:
+        q = q[..., 0::2] | q[..., 1::2] << 4
+    return Parts(q, scales), (blocks * scales[..., None]).reshape(quants.shape)
