@@ -152,9 +152,7 @@ def main() -> int:
     print(json.dumps(rows))
     measured = [row for row in rows.values() if row["weights"]]
     return int(
-        any(
-            row["speedup"] < flags.least or row["error_ours"] > TOLERANCE * row["error_theirs"] for row in measured
-        )
+        any(row["speedup"] < flags.least or row["error_ours"] > TOLERANCE * row["error_theirs"] for row in measured)
     )
 
 

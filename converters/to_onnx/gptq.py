@@ -3,8 +3,8 @@ costs is taken back by those that are not yet rounded.
 
 GPTQ (Frantar, Ashkboos, Hoefler, Alistarh 2022, arXiv:2210.17323), with the columns that matter most first ("act
 order") over scales that are found beforehand ("static groups"), so that blocks stay in their order. What is minimised
-is |X (W - W')^2|, for which the products of activations X^T X are all that is needed. Owns the arithmetic; knows neither
-tensors' names nor where the products come from.
+is |X (W - W')^2|, for which the products of activations X^T X are all that is needed. Owns the arithmetic; knows
+neither tensors' names nor where the products come from.
 """
 
 from __future__ import annotations

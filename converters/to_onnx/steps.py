@@ -127,5 +127,5 @@ def _split(blocks: Floats, steps: Steps) -> Floats:
 def _cost(blocks: Floats, scales: Floats, steps: Steps) -> Floats:
     """The l_p norm of the errors."""
     error = np.abs(blocks - scales * quants_of(blocks, scales, steps))
-    cost: Floats = (error**np.float32(_NORM)).sum(axis=-1, keepdims=True)
+    cost: Floats = (error ** np.float32(_NORM)).sum(axis=-1, keepdims=True)
     return cost

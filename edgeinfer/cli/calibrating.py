@@ -68,7 +68,6 @@ class Calibration:
             write_importance(self.save, found)
         return found
 
-
     @contextlib.contextmanager
     def rounding(self, method: str, model: str, said: Callable[[str], None]) -> Iterator[Rounding]:
         """How to round the weights of a GGUF model: "auto" is gptq with a text and rtn without. Raises as `Calibrator`,

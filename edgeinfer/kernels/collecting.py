@@ -78,12 +78,8 @@ def collecting(
         rows = np.empty((most_rows, n_cols), np.float32) if name in rows_of else None
         one = Collected(np.zeros((n_experts, n_cols)), np.zeros(n_experts, np.int64), rows)
         found[name] = one
-        entries.append(
-            _Entry(
-                name.encode(), n_cols, n_experts, one.sums.ctypes.data, one.counts.ctypes.data,
-                None if rows is None else rows.ctypes.data, most_rows, one._n_rows.ctypes.data,
-            )  # fmt: skip
-        )
+        fields = (one.sums.ctypes.data, one.counts.ctypes.data, None if rows is None else rows.ctypes.data)
+        entries.append(_Entry(name.encode(), n_cols, n_experts, *fields, most_rows, one._n_rows.ctypes.data))
     table = (_Entry * len(entries))(*entries)
     collection = _Collection(table, len(entries))
     kernels.ei_ggml_collect(ctypes.addressof(collection))

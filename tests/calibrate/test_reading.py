@@ -112,7 +112,7 @@ def test_products_are_taken_a_few_layers_at_a_time(calibrator: Calibrator) -> No
 
 def test_what_cannot_be_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = str(runnable(default="Q4_K").write(tmp_path / "tiny.gguf"))
-    with pytest.raises(UsageError, match="empty.txt has no text"):
+    with pytest.raises(UsageError, match="has no text to calibrate with"):
         Sample.of("  \n", "empty.txt")
     with pytest.raises(UsageError, match="too few"):
         Calibrator(model, Sample.of("a", "a.txt"))
