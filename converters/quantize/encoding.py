@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer import kernels
+from edgeinfer.converters.quantize.feedback import fed_back
+from edgeinfer.converters.quantize.gptq import Feedback
 from edgeinfer.errors import FormatError, UsageError
 from edgeinfer.gguf import TensorType
 from edgeinfer.kernels.formats import FORMATS
@@ -64,6 +66,13 @@ def encode(kind: TensorType, rows: Floats, name: str, importance: Floats | None 
         raise FormatError(f"tensor {name}: {error}") from error
 
 
+def _fed_back(kind: TensorType, rows: Floats, name: str, feedback: Feedback) -> npt.NDArray[np.uint8]:
+    try:
+        return fed_back(kind.name, rows, feedback)
+    except UsageError as error:
+        raise FormatError(f"tensor {name}: {error}") from error
+
+
 def encode_all(
     kind: TensorType,
     pieces: Iterable[Floats],
@@ -71,16 +80,20 @@ def encode_all(
     n_rows: int,
     distortion: Distortion,
     importance: Floats | None = None,
+    feedback: Feedback | None = None,
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """`encode` of pieces, ``n_rows`` in all; ``distortion`` adds up what it costs. ``importance``: a row of weights,
-    one a column, for each expert, which the rows are shared out among."""
+    one a column, for each expert, which the rows are shared out among. ``feedback``: for a type in `FED_BACK`, instead of importance."""
     begin, per_expert = 0, n_rows // (1 if importance is None else len(importance))
     for rows in pieces:
         end = begin + len(rows)
         cuts = [begin, *(at for at in range(0, n_rows, per_expert) if begin < at < end), end]
         for first, last in itertools.pairwise(cuts):
             part = rows[first - begin : last - begin]
-            blocks = encode(kind, part, name, None if importance is None else importance[first // per_expert])
+            if feedback is not None:
+                blocks = _fed_back(kind, part, name, feedback)
+            else:
+                blocks = encode(kind, part, name, None if importance is None else importance[first // per_expert])
             distortion.add(kind, part, blocks)
             yield blocks
         begin = end

@@ -13,6 +13,7 @@ from edgeinfer import __version__, gguf, kernels
 from edgeinfer.catalog.store import Progress, Quiet
 from edgeinfer.converters.output import Written, check_target, write_model
 from edgeinfer.converters.quantize.encoding import Distortion, encode_all
+from edgeinfer.converters.quantize.feedback import FED_BACK, Feedbacks, Inputs
 from edgeinfer.converters.quantize.importance import Importance
 from edgeinfer.converters.quantize.recipes import FILE_TYPES, Layout, Override, tensor_type
 from edgeinfer.errors import FormatError, UnsupportedQuant, UsageError
@@ -21,7 +22,7 @@ from edgeinfer.gguf.header import open_regular
 from edgeinfer.gguf.writer import NewTensor
 from edgeinfer.kernels.formats import FORMATS
 
-__all__ = ["Quantized", "floats_of", "layout_of", "quantize_ours"]
+__all__ = ["Quantized", "floats_of", "layout_of", "quantize_ours", "to_be_fed_back"]
 
 Floats = npt.NDArray[np.float32]
 _PIECE_ELEMENTS = 1 << 22
@@ -48,11 +49,13 @@ def quantize_ours(
     *,
     overrides: Sequence[Override] = (),
     importance: Importance | None = None,
+    inputs: Inputs | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Quantized:
     """Write the model ``source`` as ``target``, in the types of the recipe ``quant``. A tensor that has its type
-    already is copied. Raises what `edgeinfer.gguf.read` raises, `UnsupportedQuant` for a tensor that we do not decode,
+    already is copied. ``inputs``: what its matrices are fed, for those of a type in `FED_BACK`; the others go by
+    ``importance``. Raises what `edgeinfer.gguf.read` raises, `UnsupportedQuant` for a tensor that we do not decode,
     `FormatError` for values that a type cannot hold, and what `write_model` does."""
     progress = progress or Quiet()
     check_target(target, force)
@@ -67,14 +70,22 @@ def quantize_ours(
         done += n_bytes
         progress.update(done, total)
 
+    known = Known(importance, Feedbacks(inputs) if inputs else None)
     made = [
-        _converted(tensor, _wanted(tensor, quant, layout, overrides), importance, distortion, report)
+        _converted(tensor, _wanted(tensor, quant, layout, overrides), known, distortion, report)
         for tensor in file.tensors.values()
     ]
     written = write_model(target, _keys(file, quant, importance), made, force=force)
     return Quantized(
         written, quant, _counts(made), _bits(made), distortion.relative, _notes(file, made, importance, quant)
     )
+
+
+def to_be_fed_back(file: GGUFFile, quant: str, overrides: Sequence[Override]) -> list[str]:
+    """The tensors whose inputs `quantize_ours` will ask for, in its order."""
+    layout = layout_of(file)
+    wanted = {tensor.name: _wanted(tensor, quant, layout, overrides) for tensor in file.tensors.values()}
+    return [name for name, kind in wanted.items() if kind.name in FED_BACK and kind != file.tensors[name].type]
 
 
 def layout_of(file: GGUFFile) -> Layout:
@@ -119,21 +130,30 @@ def _wanted(tensor: TensorInfo, quant: str, layout: Layout, overrides: Sequence[
     return tensor.type if stays else wanted
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Of the weights, from a text."""
+
+    importance: Importance | None
+    feedbacks: Feedbacks | None
+
+
 def _converted(
     tensor: TensorInfo,
     kind: TensorType,
-    importance: Importance | None,
+    known: Known,
     distortion: Distortion,
     report: Callable[[int], None],
 ) -> NewTensor:
     shape = tensor.shape[::-1]
-    weights = importance.of(tensor.name, shape) if importance else None
+    weights = known.importance.of(tensor.name, shape) if known.importance else None
 
     def pieces() -> Iterator[npt.NDArray[np.uint8]]:
         if kind == tensor.type:
             return _blocks(tensor, report)
         n_rows = tensor.n_elements // tensor.shape[0]
-        return encode_all(kind, floats_of(tensor, report), tensor.name, n_rows, distortion, weights)
+        feedback = known.feedbacks.of(tensor.name) if known.feedbacks and kind.name in FED_BACK else None
+        return encode_all(kind, floats_of(tensor, report), tensor.name, n_rows, distortion, weights, feedback)
 
     return NewTensor(tensor.name, tensor.shape, kind, pieces)
 

@@ -4,16 +4,17 @@ taken back by other weights."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeinfer.converters.quantize.feedback import Feedbacks, Inputs
+from edgeinfer.converters.quantize.gptq import Feedback, Grid
 from edgeinfer.converters.to_onnx.forms import Form, Parts
-from edgeinfer.converters.to_onnx.gptq import Feedback
 from edgeinfer.converters.to_onnx.steps import Steps, half, quants_of, robust_scales
-from edgeinfer.errors import FormatError, UsageError
+from edgeinfer.errors import UsageError
 
 __all__ = ["METHODS", "Inputs", "Method", "RoundRows", "Rounding", "nearest"]
 
@@ -24,19 +25,6 @@ RoundRows = Callable[[Floats], tuple[Parts, Floats]]
 """Rows ``(n, n_cols)`` to their parts, and what they became."""
 
 
-class _Products(Protocol):
-    @property
-    def sums(self) -> Floats: ...
-
-
-class Inputs(Protocol):
-    """What the matrices of a model are fed on some text: `edgeinfer.calibrate.Hessians`."""
-
-    def of(self, name: str) -> _Products | None:
-        """X^T X of a tensor's inputs; None where it is not known."""
-        ...
-
-
 @dataclass(slots=True)
 class Rounding:
     """``method`` for matrices of 4 bits; those of 8 are rounded to the nearest by all. ``gptq`` needs ``inputs``, and
@@ -45,28 +33,26 @@ class Rounding:
     method: Method = "rtn"
     inputs: Inputs | None = None
     unknown: tuple[str, ...] = ()
+    _feedbacks: Feedbacks | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UsageError(f"no method {self.method!r}; there are: {', '.join(METHODS)}")
         if (self.method == "gptq") != (self.inputs is not None):
             raise UsageError("method gptq learns from a text: give both or neither")
+        self._feedbacks = Feedbacks(self.inputs) if self.inputs else None
 
     def of(self, name: str, form: Form) -> RoundRows:
         """How to round the rows of a matrix. Raises `FormatError` where its inputs are no numbers."""
         steps = Steps(form.bits, form.block)
         if self.method == "rtn" or form.bits == 8:
             return lambda rows: nearest(rows, form)
-        products = self.inputs.of(name) if self.inputs else None
-        if products is None:
-            if self.inputs:
+        feedback = self._feedbacks.of(name) if self._feedbacks else None
+        if feedback is None:
+            if self._feedbacks:
                 self.unknown += (name,)
             return lambda rows: _by_scales(rows, robust_scales(rows, steps), steps)
-        try:
-            feedback = Feedback(products.sums)
-        except (ValueError, np.linalg.LinAlgError) as error:
-            raise FormatError(f"tensor {name}: what it is fed on the text cannot be used ({error})") from error
-        return lambda rows: _made(*feedback(rows, steps), steps)
+        return lambda rows: _by_feedback(rows, feedback, steps)
 
 
 def nearest(rows: Floats, form: Form) -> tuple[Parts, Floats]:
@@ -76,6 +62,11 @@ def nearest(rows: Floats, form: Form) -> tuple[Parts, Floats]:
     ends = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2)
     scales = ends / np.float32(-8) if form.bits == 4 else np.abs(ends) / np.float32(127)
     return _by_scales(rows, half(scales)[..., 0], Steps(form.bits, form.block))
+
+
+def _by_feedback(rows: Floats, feedback: Feedback, steps: Steps) -> tuple[Parts, Floats]:
+    scales = best_scales(rows, feedback.weights, steps)
+    return _made(scales, feedback(rows, Grid(scales, None, steps.block, steps.least, steps.greatest)), steps)
 
 
 def _by_scales(rows: Floats, scales: Floats, steps: Steps) -> tuple[Parts, Floats]:

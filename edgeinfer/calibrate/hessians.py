@@ -16,42 +16,48 @@ _SAME_INPUT = (("attn_q.weight", "attn_k.weight", "attn_v.weight"), ("ffn_gate.w
 
 class Hessians:
     """``most_bytes``: of products held at once; one weight's are always. Weights that multiply the same activations
-    share theirs. ``said`` hears of each reading."""
+    share theirs. ``order``: in which they will be asked for (None: by layers). ``said`` hears of each reading."""
 
     def __init__(
-        self, calibrator: Calibrator, most_bytes: int, said: Callable[[str], None] = lambda _what: None
+        self,
+        calibrator: Calibrator,
+        most_bytes: int,
+        said: Callable[[str], None] = lambda _what: None,
+        order: Sequence[str] | None = None,
     ) -> None:
         self._calibrator = calibrator
         self._most_bytes = most_bytes
         self._said = said
         self._shapes = calibrator.shapes()
-        self._left = sorted({self._leader(name) for name in self._shapes}, key=_place)
+        names = sorted(self._shapes, key=_place) if order is None else order
+        leaders = dict.fromkeys(map(self._leader, names))
+        self._order = [name for name in leaders if self._shapes.get(name, (0, 0))[0] == 1]
         self._held: dict[str, Products] = {}
+        self._unknown: set[str] = set()
         self.n_readings = 0
         """How often the text was read so far."""
 
     def of(self, name: str) -> Products | None:
         """Of a weight; None where it has none of its own: experts, tables, what our products do not compute. Cheap in
-        the order of layers; asking for an earlier one again reads the text again."""
+        the order that was said; asking for an earlier one again reads the text again."""
         leader = self._leader(name)
         if leader not in self._shapes or self._shapes[leader][0] != 1:
             return None
-        if leader not in self._held:
+        if leader not in self._held and leader not in self._unknown:
             self._held = {}  # before new ones are made
             batch = self._batch(leader)
             last = f" to {batch[-1]}" if len(batch) > 1 else ""
             self._said(f"reading {self._calibrator.sample.name} for {leader}{last}")
             self._held = self._calibrator.products(batch)
+            self._unknown |= set(batch) - set(self._held)
             self.n_readings += 1
-            self._left = [other for other in self._left if other not in batch]
         return self._held.get(leader)
 
     def _batch(self, first: str) -> Sequence[str]:
         """``first``, and what follows it as far as the memory goes."""
         batch, n_bytes = [first], self._n_bytes(first)
-        for name in self._left:
-            if name == first or _place(name) < _place(first) or self._shapes[name][0] != 1:
-                continue
+        at = self._order.index(first) if first in self._order else len(self._order)
+        for name in self._order[at + 1 :]:
             n_bytes += self._n_bytes(name)
             if n_bytes > self._most_bytes:
                 break

@@ -78,7 +78,8 @@ class Calibrator:
         self, model: str, sample: Sample, *, memory: str | int | None = None, told: Told = lambda _done, _total: None
     ) -> None:
         self.sample = sample
-        self._told = told
+        self.told = told
+        """Hears of each reading."""
         self._until_closed = contextlib.ExitStack()
         side = Side(model, parallel=1)
         self._opened: Opened = self._until_closed.enter_context(opened(side, sample.n_window, memory))
@@ -145,7 +146,7 @@ class Calibrator:
                     engine.forward([Slice(0, ids, begin, -(-len(ids) // _LOGITS_SHARE))])
                     yield
                     done += len(ids)
-                    self._told(done, self.n_tokens)
+                    self.told(done, self.n_tokens)
         finally:
             engine.release(0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +16,7 @@ from edgeinfer.cli.reporting import MOST_TEXT_BYTES, TEXT_FILE
 from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeinfer.calibrate import Calibrator, Sample
+    from edgeinfer.calibrate import Calibrator, Hessians, Sample
     from edgeinfer.converters.quantize.importance import Importance
     from edgeinfer.converters.to_onnx.rounding import Rounding
 
@@ -54,25 +54,46 @@ class Calibration:
     def importance(self, model: str) -> Importance | None:
         """Of a GGUF model's weights; None without a text. Written to ``save``, if there is one. Raises as
         `Calibrator`."""
+        with self.reader(model) as calibrator:
+            return None if calibrator is None else self.importance_of(calibrator)
+
+    @contextlib.contextmanager
+    def reader(self, model: str) -> Iterator[Calibrator | None]:
+        """The model, open to read the text; None without one. Raises as `Calibrator`."""
         from edgeinfer.calibrate import Calibrator
+
+        if self.text is None:
+            yield None
+            return
+        with Calibrator(model, self.sample()) as calibrator:
+            yield calibrator
+
+    def importance_of(self, calibrator: Calibrator) -> Importance:
+        """As `importance`, of an open model."""
         from edgeinfer.cli.progress import bar
         from edgeinfer.converters.quantize.importance import write_importance
 
-        if self.text is None:
-            return None
         with bar() as told:
-            said = functools.partial(told, f"reading {self.text.name}")
-            with Calibrator(model, self.sample(), told=said) as calibrator:
+            calibrator.told = functools.partial(told, f"reading {calibrator.sample.name}")
+            try:
                 found = _importance(calibrator)
+            finally:
+                calibrator.told = silent
         if self.save:
             write_importance(self.save, found)
         return found
+
+    def inputs(self, calibrator: Calibrator, names: Sequence[str], said: Callable[[str], None]) -> Hessians:
+        """What the matrices of these names are fed, in that order."""
+        from edgeinfer.calibrate import Hessians
+
+        return Hessians(calibrator, _MOST_BYTES, said, names)
 
     @contextlib.contextmanager
     def rounding(self, method: str, model: str, said: Callable[[str], None]) -> Iterator[Rounding]:
         """How to round the weights of a GGUF model: "auto" is gptq with a text and rtn without. Raises as `Calibrator`,
         and `UsageError` for a method and a text that do not go together."""
-        from edgeinfer.calibrate import Calibrator, Hessians
+        from edgeinfer.calibrate import Hessians
         from edgeinfer.converters.to_onnx.rounding import Rounding
 
         chosen: Any = ("gptq" if self.text else "rtn") if method == "auto" else method
@@ -83,8 +104,12 @@ class Calibration:
             return
         if chosen != "gptq":
             raise UsageError(f"--method {chosen} has no use for a text; leave --calibrate out")
-        with Calibrator(model, self.sample()) as calibrator:
-            yield Rounding(chosen, Hessians(calibrator, _MOST_BYTES, said))
+        with self.reader(model) as calibrator:
+            yield Rounding(chosen, Hessians(calibrator, _MOST_BYTES, said) if calibrator else None)
+
+
+def silent(_done: int, _total: int) -> None:
+    """Progress that nobody sees."""
 
 
 def _importance(calibrator: Calibrator) -> Importance:

@@ -41,6 +41,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="Whose quantizer; auto takes ours for the types that it makes.",
 )
+@flag(
+    "--method",
+    type=click.Choice(["auto", "importance", "gptq"]),
+    default="auto",
+    show_default=True,
+    help="What --calibrate is used for: the importance of columns, or that and what rounding a weight costs taken back "
+    "by others, which takes a few minutes for a billion weights and is auto.",
+)
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @json_flag
 @debug_flag
@@ -52,6 +60,7 @@ def command(
     imatrix: Path | None,
     calibration: Calibration,
     by: str,
+    method: str,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -64,6 +73,7 @@ def command(
     from edgeinfer import catalog
     from edgeinfer.converters.output import check_target
     from edgeinfer.converters.quantize.importance import read_importance
+    from edgeinfer.converters.quantize.ours import to_be_fed_back
     from edgeinfer.converters.quantize.recipes import parse_override, parse_quant
 
     started = time.monotonic()
@@ -73,11 +83,16 @@ def command(
     calibration.check(imatrix)
     source = catalog.resolve(model)
     check_target(out, force)
-    importance = read_importance(imatrix) if imatrix else calibration.importance(str(source.path))
-    with download_progress(f"quantizing {printable(source.name)}") as progress:
-        made = quantizer(
-            source.path, out, name, overrides=overrides, importance=importance, force=force, progress=progress
-        )
+    fed_back = _feeds_back(method, quantizer.__name__, calibration)
+    known: dict[str, Any] = {"importance": read_importance(imatrix) if imatrix else None}
+    with calibration.reader(str(source.path)) as calibrator:
+        if calibrator is not None:
+            known["importance"] = calibration.importance_of(calibrator)
+        with download_progress(f"quantizing {printable(source.name)}") as progress:
+            if calibrator is not None and fed_back:
+                names = to_be_fed_back(calibrator.file, name, overrides)
+                known["inputs"] = calibration.inputs(calibrator, names, progress.note)
+            made = quantizer(source.path, out, name, overrides=overrides, force=force, progress=progress, **known)
     _report(made, quantizer.__name__, time.monotonic() - started, as_json)
 
 
@@ -95,6 +110,18 @@ def _quantizer(quant: str, by: str, types: list[str]) -> Any:
         raise UsageError(f"our quantizer makes {', '.join(OUR_TYPES)}; for {quant} say --with llama.cpp")
     ours = by == "edgeinfer" or (by == "auto" and possible and kernels.available())
     return quantize_ours if ours else quantize_theirs
+
+
+def _feeds_back(method: str, quantizer: str, calibration: Calibration) -> bool:
+    """Raises `UsageError` for GPTQ that cannot be."""
+    from edgeinfer.errors import UsageError
+
+    possible = quantizer == "quantize_ours" and calibration.text is not None
+    if method == "gptq" and not possible:
+        raise UsageError(
+            "--method gptq is our quantizer's and learns from a text: give --calibrate, and a type of ours"
+        )
+    return possible and method != "importance"
 
 
 def _report(made: Quantized, how: str, seconds: float, as_json: bool) -> None:

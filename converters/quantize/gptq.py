@@ -9,12 +9,12 @@ neither tensors' names nor where the products come from.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.converters.to_onnx.steps import Steps, best_scales
-
-__all__ = ["Feedback"]
+__all__ = ["Feedback", "Grid"]
 
 Floats = npt.NDArray[np.float32]
 _SHRINK = np.float32(0.3)
@@ -25,41 +25,56 @@ _RUN = 128
 """Columns whose errors are passed on to the rest together."""
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What weights can be: scale * q + offset with whole q from ``least`` to ``greatest``; scales and offsets
+    ``(n_rows, n_cols / block)``, offsets None for none. Where a scale is 0, q is 0, or ``least`` if that is more."""
+
+    scales: Floats
+    offsets: Floats | None
+    block: int
+    least: int
+    greatest: int
+
+
 class Feedback:
     """For matrices whose inputs have these products, float32 ``(n_cols, n_cols)``, X^T X over any number of
     activations. Memory: four times as much; time: cubic in ``n_cols``. Raises `ValueError` for products that are no
-    numbers."""
+    numbers, `LinAlgError` for those of no activations."""
 
     def __init__(self, products: Floats) -> None:
         if not np.isfinite(products).all():
             raise ValueError("products of activations that are not numbers")
         squares = np.diagonal(products).astype(np.float32)
         mean = float(squares.mean()) or 1.0
-        self._weights: Floats = squares / np.float32(mean)
-        self._order = np.argsort(-self._weights, kind="stable")
-        self._factor = _factor(products, self._weights, mean, self._order)
+        self.weights: Floats = squares / np.float32(mean) + _DAMPING
+        """How much the square of an error in each column counts, by itself."""
+        self._order = np.argsort(-self.weights, kind="stable")
+        self._factor = _factor(products, self.weights, mean, self._order)
 
-    def __call__(self, rows: Floats, steps: Steps) -> tuple[Floats, Floats]:
-        """Scales ``(n_rows, blocks)`` of half precision, and quants as floats, of rows ``(n_rows, n_cols)``."""
-        scales = best_scales(rows, self._weights + _DAMPING, steps)
-        by_column = np.repeat(scales, steps.block, axis=1).T[self._order]
+    def __call__(self, rows: Floats, grid: Grid) -> Floats:
+        """The q, as floats, of rows ``(n_rows, n_cols)``."""
+        scales = np.repeat(grid.scales, grid.block, axis=1).T[self._order]
         left = np.ascontiguousarray(rows.T[self._order])
+        if grid.offsets is not None:  # what is left to round is then symmetric, and passes on as it is
+            left -= np.repeat(grid.offsets, grid.block, axis=1).T[self._order]
         quants = np.empty_like(left)
         n_cols = len(left)
         for begin in range(0, n_cols, _RUN):
             end = min(begin + _RUN, n_cols)
-            errors = self._run(left[begin:end], by_column[begin:end], quants[begin:end], begin, steps)
+            errors = self._run(left[begin:end], scales[begin:end], quants[begin:end], begin, grid)
             left[end:] -= self._factor[begin:end, end:].T @ errors
         restored = np.empty_like(quants)
         restored[self._order] = quants
-        return scales, np.ascontiguousarray(restored.T)
+        return np.ascontiguousarray(restored.T)
 
-    def _run(self, left: Floats, scales: Floats, quants: Floats, begin: int, steps: Steps) -> Floats:
+    def _run(self, left: Floats, scales: Floats, quants: Floats, begin: int, grid: Grid) -> Floats:
         """Round some columns, which are changed; answers the errors that the later ones shall take back."""
         errors = np.empty_like(left)
         for i in range(len(left)):
-            divisor = np.where(scales[i] == 0, np.float32(1), scales[i])
-            quants[i] = np.clip(np.rint(left[i] / divisor), steps.least, steps.greatest)
+            flat = scales[i] == 0
+            wanted = np.where(flat, np.float32(0), left[i] / np.where(flat, np.float32(1), scales[i]))
+            quants[i] = np.clip(np.rint(wanted), grid.least, grid.greatest)
             row = self._factor[begin + i, begin : begin + len(left)]
             errors[i] = (left[i] - quants[i] * scales[i]) / row[i]
             left[i + 1 :] -= row[i + 1 :, None] * errors[i]
@@ -73,7 +88,7 @@ def _factor(products: Floats, weights: Floats, mean: float, order: npt.NDArray[n
     R^-1. The diagonal is brought to 1 for that: columns differ by factors of a million, which single precision would
     feel."""
     backwards = order[::-1]
-    roots = np.sqrt(weights[backwards] + _DAMPING).astype(np.float32)
+    roots = np.sqrt(weights[backwards]).astype(np.float32)
     matrix = products[np.ix_(backwards, backwards)]
     matrix *= (1 - _SHRINK) / np.float32(mean)
     matrix /= roots
