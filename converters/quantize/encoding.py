@@ -83,7 +83,8 @@ def encode_all(
     feedback: Feedback | None = None,
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """`encode` of pieces, ``n_rows`` in all; ``distortion`` adds up what it costs. ``importance``: a row of weights,
-    one a column, for each expert, which the rows are shared out among. ``feedback``: for a type in `FED_BACK`, instead of importance."""
+    one a column, for each expert, which the rows are shared out among. ``feedback`` takes the place of importance, for
+    types in `FED_BACK`."""
     begin, per_expert = 0, n_rows // (1 if importance is None else len(importance))
     for rows in pieces:
         end = begin + len(rows)

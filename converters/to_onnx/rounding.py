@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgeinfer.converters.quantize.feedback import Feedbacks, Inputs
 from edgeinfer.converters.quantize.gptq import Feedback, Grid
 from edgeinfer.converters.to_onnx.forms import Form, Parts
-from edgeinfer.converters.to_onnx.steps import Steps, half, quants_of, robust_scales
+from edgeinfer.converters.to_onnx.steps import Steps, best_scales, half, quants_of, robust_scales
 from edgeinfer.errors import UsageError
 
 __all__ = ["METHODS", "Inputs", "Method", "RoundRows", "Rounding", "nearest"]

@@ -10,10 +10,13 @@ import pytest
 from onnx_packages import small_package
 from small_models import small_model, written
 
+from edgeinfer import gguf, kernels
 from edgeinfer.calibrate import Calibrator, Hessians, Sample
+from edgeinfer.converters.quantize.feedback import FED_BACK, fed_back
+from edgeinfer.converters.quantize.gptq import Feedback, Grid
+from edgeinfer.converters.quantize.ours import floats_of, quantize_ours, to_be_fed_back
 from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.converters.to_onnx.forms import Form, Parts
-from edgeinfer.converters.to_onnx.gptq import Feedback
 from edgeinfer.converters.to_onnx.rounding import Rounding, nearest
 from edgeinfer.converters.to_onnx.steps import Steps, best_scales, quants_of, robust_scales
 from edgeinfer.errors import FormatError, UsageError
@@ -39,6 +42,12 @@ def restored(parts: Parts, block: int) -> Floats:
     q = np.stack([parts.q & 15, parts.q >> 4], axis=-1).reshape(N_ROWS, -1, block).astype(np.float32) - 8
     found: Floats = (q * parts.scales[..., None]).reshape(N_ROWS, N_COLS)
     return found
+
+
+def fed(products: Floats, rows: Floats) -> Floats:
+    """The q of 4 bits in blocks of 32."""
+    feedback = Feedback(products)
+    return feedback(rows, Grid(best_scales(rows, feedback.weights, STEPS), None, 32, -8, 7))
 
 
 class Known:
@@ -78,21 +87,16 @@ def test_feedback_leaves_less_of_the_error_in_the_output() -> None:
 
 def test_feedback_does_not_depend_on_the_unit_nor_on_company() -> None:
     rows, x = weights(), correlated()
-    scales, quants = Feedback(x.T @ x)(rows, STEPS)
-    again = Feedback(x.T @ x * np.float32(1024))(rows, STEPS)
-    assert (again[1] == quants).mean() > 0.99
-    alone = Feedback(x.T @ x)(rows[:1], STEPS)
-    np.testing.assert_array_equal(alone[0], scales[:1])
-    assert (alone[1] == quants[:1]).mean() > 0.98
+    quants = fed(x.T @ x, rows)
+    assert (fed(x.T @ x * np.float32(1024), rows) == quants).mean() > 0.99
+    assert (fed(x.T @ x, rows[:1]) == quants[:1]).mean() > 0.98
 
 
 def test_columns_that_nothing_reached_do_not_matter() -> None:
     x = correlated()
     x[:, 64:80] = 0
-    _, quants = Feedback(x.T @ x)(weights(), STEPS)
-    assert np.isfinite(quants).all()
-    _, quants = Feedback(np.zeros((N_COLS, N_COLS), np.float32))(weights(), STEPS)
-    assert np.isfinite(quants).all()
+    assert np.isfinite(fed(x.T @ x, weights())).all()
+    assert np.isfinite(fed(np.zeros((N_COLS, N_COLS), np.float32), weights())).all()
 
 
 def test_inputs_that_are_no_numbers_are_named() -> None:
@@ -127,6 +131,56 @@ def test_scales_are_better_than_the_greatest_weights() -> None:
     assert error(rows, best_scales(rows, importance, STEPS), importance, 2) < 0.8 * error(rows, plain, importance, 2)
     ones = np.ones(N_COLS, np.float32)
     assert error(rows, robust_scales(rows, STEPS), ones, 0.7) < 0.97 * error(rows, plain, ones, 0.7)
+
+
+@pytest.mark.parametrize("name", [*FED_BACK])
+def test_blocks_of_gguf_take_it_back_too(name: str) -> None:
+    rows, x, other = weights(), correlated(1), correlated(1, 4096)[2048:]
+    feedback = Feedback(x.T @ x)
+    found = []
+    for blocks in (kernels.quantize(name, rows, importance=feedback.weights), fed_back(name, rows, feedback)):
+        got = kernels.dequantize(name, blocks)
+        assert np.abs(got - rows).max() < 1
+        found.append(float(np.square(other @ (got - rows).T).sum()))
+    assert found[1] < 0.7 * found[0]
+
+
+@pytest.mark.parametrize("name", [*FED_BACK])
+def test_without_anything_in_common_nothing_is_taken_back(name: str) -> None:
+    """Each weight then gets the step that is nearest, as the quantizer has it."""
+    rows, squares = weights(), np.random.default_rng(9).gamma(1, 1, N_COLS).astype(np.float32)
+    feedback = Feedback(np.diag(squares))
+    plain = kernels.dequantize(name, kernels.quantize(name, rows, importance=feedback.weights))
+    got = kernels.dequantize(name, fed_back(name, rows, feedback))
+    np.testing.assert_allclose(np.abs(got - rows), np.abs(plain - rows), atol=2e-5)
+
+
+def test_a_gguf_model_learns_from_a_text(tmp_path: Path) -> None:
+    model = written(small_model(default="F16"), tmp_path)
+    sample = Sample.of("Of all the things that words can do, the best is to be read. " * 30, "words.txt", 512)
+    names = to_be_fed_back(gguf.read(model), "Q4_K_M", ())
+    assert "blk.0.attn_q.weight" in names
+    assert not any("norm" in name for name in names)
+    with Calibrator(str(model), sample) as calibrator:
+        hessians = Hessians(calibrator, 1 << 30, order=names)
+        products = {name: hessians.of(name) for name in names}
+        made = quantize_ours(model, tmp_path / "made.gguf", "Q4_K_M", inputs=hessians)
+        assert hessians.n_readings == 1
+    plain = quantize_ours(model, tmp_path / "plain.gguf", "Q4_K_M")
+    assert made.types == plain.types
+    assert made.written.n_bytes == plain.written.n_bytes
+    name = "blk.1.ffn_down.weight"
+    known = products[name]
+    assert known is not None
+    errors = []
+    for path in (made.written.path, plain.written.path):
+        off = _values(path, name) - _values(model, name)
+        errors.append(float(np.einsum("ij,jk,ik->", off, known.sums, off)))
+    assert errors[0] < 0.9 * errors[1]
+
+
+def _values(path: Path, name: str) -> Floats:
+    return np.concatenate([*floats_of(gguf.read(path).tensors[name])])
 
 
 @pytest.mark.parametrize("block", [64, 128])

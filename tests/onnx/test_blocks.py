@@ -156,3 +156,17 @@ def test_scales_of_any_size_may_be_rounded(name: str) -> None:
 def test_forms_without_a_format() -> None:
     assert blocks.candidates("Q2_K", 2, 32, corrected=False) == ()
     assert blocks.candidates("Q6_K", 8, 16, corrected=True) == ()
+
+
+@pytest.mark.parametrize(("name", "bits"), [("Q4_0", 4), ("Q8_0", 8)])
+@pytest.mark.parametrize("block", [64, 128])
+def test_longer_blocks_are_several_of_32(name: str, bits: int, block: int) -> None:
+    rng = np.random.default_rng(block)
+    q = rng.integers(0, 256, (5, 512 // block, block * bits // 8), dtype=np.uint8)
+    scales = rng.standard_normal((5, 512 // block)).astype(np.float16).astype(np.float32)
+    made = Operands(bits, block, q, scales)
+    assert blocks.candidates("F16", bits, block, corrected=False)[0] == name
+    flat = q.reshape(5, -1)
+    steps = np.stack([flat & 15, flat >> 4], axis=2).reshape(5, -1) if bits == 4 else flat
+    wanted = (steps.astype(np.float32) - np.float32(8 if bits == 4 else 128)) * np.repeat(scales, block, axis=1)
+    np.testing.assert_array_equal(values(name, blocks.rebuild(name, made)), wanted)
