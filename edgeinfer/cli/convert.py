@@ -159,6 +159,12 @@ def _to_onnx(
             force=force,
             progress=progress,
         )
+    if rounding.unknown:
+        click.echo(
+            f"edgeinfer: note: nothing is known of what {len(rounding.unknown)} matrices are fed, such as "
+            f"{printable(rounding.unknown[0])}; they were rounded by --method hqq",
+            err=True,
+        )
     if as_json:
         click.echo(json.dumps(_summary(made) | {"seconds": round(time.monotonic() - started, 2)}))
         return
