@@ -17,8 +17,10 @@ _PIECE = 1 << 20
 """Weights that are looked at together: a dozen arrays of their size are in memory."""
 _CANDIDATES = np.concatenate([np.arange(-46, -34), np.arange(30, 40)]).astype(np.float32) / np.float32(40)
 """Where the farthest weight goes, of the range's longer side."""
-_ROUNDS, _NORM, _BETA, _KAPPA = 20, 0.7, 10.0, 1.01
+_ROUNDS, _KAPPA = 20, np.float32(1.01)
+_NORM, _BETA = np.float32(0.7), np.float32(10)
 """Of half-quadratic splitting, as in its paper's own code."""
+_SMALL = np.float32(1e-6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,20 +114,20 @@ def _split(blocks: Floats, steps: Steps) -> Floats:
         q = quants_of(blocks, scales, steps)
         error = (blocks - scales * q) / unit
         size = np.abs(error)
-        with np.errstate(divide="ignore"):
-            kept = size - np.where(size > 0, size ** (_NORM - 1), 0).astype(np.float32) / np.float32(beta)
+        kept = size - np.maximum(size, _SMALL) ** (_NORM - 1) / beta
         outliers = np.sign(error) * np.maximum(kept, np.float32(0)) * unit
         squares = (q * q).sum(axis=-1, keepdims=True)
-        scales = np.where(squares > 0, ((blocks - outliers) * q).sum(axis=-1, keepdims=True) / squares, scales)
+        fit = ((blocks - outliers) * q).sum(axis=-1, keepdims=True)
+        scales = np.where(squares > 0, fit / np.where(squares > 0, squares, np.float32(1)), scales)
         cost = _cost(blocks, scales, steps)
         better = cost < least
         least, best = np.where(better, cost, least), np.where(better, scales, best)
-        beta *= _KAPPA
+        beta = beta * _KAPPA
     return best
 
 
 def _cost(blocks: Floats, scales: Floats, steps: Steps) -> Floats:
     """The l_p norm of the errors."""
     error = np.abs(blocks - scales * quants_of(blocks, scales, steps))
-    cost: Floats = (error ** np.float32(_NORM)).sum(axis=-1, keepdims=True)
+    cost: Floats = (error**_NORM).sum(axis=-1, keepdims=True)
     return cost

@@ -34,8 +34,9 @@ def weights(seed: int = 0) -> Floats:
 def correlated(seed: int = 1, n: int = 2048) -> Floats:
     """Activations of which some columns are large, and all have much in common."""
     rng = np.random.default_rng(seed)
-    mixed = rng.standard_normal((n, 40)) @ rng.standard_normal((40, N_COLS)) + rng.standard_normal((n, N_COLS))
-    return (mixed * rng.gamma(0.5, 1, N_COLS)).astype(np.float32)
+    mixing, sizes = rng.standard_normal((40, N_COLS)), rng.gamma(0.5, 1, N_COLS)
+    mixed = rng.standard_normal((n, 40)) @ mixing + rng.standard_normal((n, N_COLS))
+    return (mixed * sizes).astype(np.float32)
 
 
 def restored(parts: Parts, block: int) -> Floats:
