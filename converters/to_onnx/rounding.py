@@ -77,7 +77,7 @@ def _by_scales(rows: Floats, scales: Floats, steps: Steps) -> tuple[Parts, Float
 def _made(scales: Floats, quants: Floats, steps: Steps) -> tuple[Parts, Floats]:
     """Of scales ``(n_rows, blocks)`` and quants as floats ``(n_rows, n_cols)``."""
     blocks = quants.reshape(len(quants), -1, steps.block)
-    q = (blocks.astype(np.int16) - steps.least).astype(np.uint8)
+    q: npt.NDArray[np.uint8] = (blocks.astype(np.int16) - steps.least).astype(np.uint8)
     if steps.bits == 4:
-        q = q[..., 0::2] | q[..., 1::2] << 4
+        q = (q[..., 0::2] | q[..., 1::2] << 4).astype(np.uint8)
     return Parts(q, scales), (blocks * scales[..., None]).reshape(quants.shape)

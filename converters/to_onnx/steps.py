@@ -89,8 +89,8 @@ def _ends(blocks: Floats) -> Floats:
 
 def _fitted(blocks: Floats, weights: Floats, steps: Steps) -> Floats:
     ends, width = _ends(blocks), np.float32(-steps.least)
-    scales = ends / -width
-    best = np.full_like(scales, -np.inf)
+    scales: Floats = ends / -width
+    best: Floats = np.full_like(scales, -np.inf)
     for inverse in _CANDIDATES * width:
         q = np.clip(np.rint(blocks * (inverse / ends)), steps.least, steps.greatest)
         weighted = weights * q
