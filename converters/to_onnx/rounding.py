@@ -13,14 +13,14 @@ import numpy.typing as npt
 from edgeinfer.converters.quantize.feedback import Feedbacks, Inputs
 from edgeinfer.converters.quantize.gptq import Feedback, Grid
 from edgeinfer.converters.to_onnx.forms import Form, Parts
-from edgeinfer.converters.to_onnx.steps import Steps, best_scales, half, quants_of, robust_scales
+from edgeinfer.converters.to_onnx.steps import Steps, best_scales, half, quants_of
 from edgeinfer.errors import UsageError
 
 __all__ = ["METHODS", "Inputs", "Method", "RoundRows", "Rounding", "nearest"]
 
 Floats = npt.NDArray[np.float32]
-Method = Literal["rtn", "hqq", "gptq"]
-METHODS: tuple[Method, ...] = ("rtn", "hqq", "gptq")
+Method = Literal["rtn", "search", "gptq"]
+METHODS: tuple[Method, ...] = ("rtn", "search", "gptq")
 RoundRows = Callable[[Floats], tuple[Parts, Floats]]
 """Rows ``(n, n_cols)`` to their parts, and what they became."""
 
@@ -28,7 +28,7 @@ RoundRows = Callable[[Floats], tuple[Parts, Floats]]
 @dataclass(slots=True)
 class Rounding:
     """``method`` for matrices of 4 bits; those of 8 are rounded to the nearest by all. ``gptq`` needs ``inputs``, and
-    does what ``hqq`` does for matrices that it knows nothing of; ``unknown`` names them. Raises `UsageError`."""
+    does what ``search`` does for matrices that it knows nothing of; ``unknown`` names them. Raises `UsageError`."""
 
     method: Method = "rtn"
     inputs: Inputs | None = None
@@ -51,7 +51,7 @@ class Rounding:
         if feedback is None:
             if self._feedbacks:
                 self.unknown += (name,)
-            return lambda rows: _by_scales(rows, robust_scales(rows, steps), steps)
+            return lambda rows: _by_scales(rows, best_scales(rows, _ones(rows), steps), steps)
         return lambda rows: _by_feedback(rows, feedback, steps)
 
 
@@ -62,6 +62,10 @@ def nearest(rows: Floats, form: Form) -> tuple[Parts, Floats]:
     ends = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2)
     scales = ends / np.float32(-8) if form.bits == 4 else np.abs(ends) / np.float32(127)
     return _by_scales(rows, half(scales)[..., 0], Steps(form.bits, form.block))
+
+
+def _ones(rows: Floats) -> Floats:
+    return np.ones(rows.shape[1], np.float32)
 
 
 def _by_feedback(rows: Floats, feedback: Feedback, steps: Steps) -> tuple[Parts, Floats]:

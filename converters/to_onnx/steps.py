@@ -1,5 +1,5 @@
-"""Scales of blocks that are symmetric around zero, better than those of the greatest weight: by trying some, and by
-half-quadratic splitting. Scales have half precision, so that blocks of GGUF can be made of them again."""
+"""Scales of blocks that are symmetric around zero, better than those of the greatest weight. They have half precision,
+so that blocks of GGUF can be made of them again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Steps", "best_scales", "half", "quants_of", "robust_scales"]
+__all__ = ["Steps", "best_scales", "half", "quants_of"]
 
 Floats = npt.NDArray[np.float32]
 _MOST = np.float32(65504)
@@ -17,10 +17,6 @@ _PIECE = 1 << 20
 """Weights that are looked at together: a dozen arrays of their size are in memory."""
 _CANDIDATES = np.concatenate([np.arange(-46, -34), np.arange(30, 40)]).astype(np.float32) / np.float32(40)
 """Where the farthest weight goes, of the range's longer side."""
-_ROUNDS, _KAPPA = 20, np.float32(1.01)
-_NORM, _BETA = np.float32(0.7), np.float32(10)
-"""Of half-quadratic splitting, as in its paper's own code."""
-_SMALL = np.float32(1e-6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +54,6 @@ def best_scales(rows: Floats, weights: Floats, steps: Steps) -> Floats:
     return _by_pieces(rows, steps, lambda blocks: _fitted(blocks, weights, steps))
 
 
-def robust_scales(rows: Floats, steps: Steps) -> Floats:
-    """Scales ``(n_rows, blocks)`` for errors of which a few may be large, found without any text.
-
-    Half-quadratic quantization (Badri and Shaji 2023, https://mobiusml.github.io/hqq_blog/): the l_p norm of the
-    errors, p < 1, is minimised in turn over what is set aside as an outlier, by soft thresholds, and over the scale,
-    which is a fit to the rest. Theirs moves the zero point; around zero there is only the scale."""
-    return _by_pieces(rows, steps, lambda blocks: _split(blocks, steps))
-
-
 def _by_pieces(rows: Floats, steps: Steps, work: Callable[[Floats], Floats]) -> Floats:
     n_rows, n_cols = rows.shape
     found = np.empty((n_rows, n_cols // steps.block), np.float32)
@@ -102,32 +89,3 @@ def _fitted(blocks: Floats, weights: Floats, steps: Steps) -> Floats:
         better = some & (gain > best)
         best, scales = np.where(better, gain, best), np.where(better, scale, scales)
     return scales
-
-
-def _split(blocks: Floats, steps: Steps) -> Floats:
-    scales = _fitted(blocks, np.ones((1, 1, steps.block), np.float32), steps)
-    unit = np.abs(blocks).mean(axis=-1, keepdims=True)  # the thresholds are for weights of about 1
-    unit = np.where(unit == 0, np.float32(1), unit)
-    least = _cost(blocks, scales, steps)
-    best, beta = scales, _BETA
-    for _ in range(_ROUNDS):
-        q = quants_of(blocks, scales, steps)
-        error = (blocks - scales * q) / unit
-        size = np.abs(error)
-        kept = size - np.maximum(size, _SMALL) ** (_NORM - 1) / beta
-        outliers = np.sign(error) * np.maximum(kept, np.float32(0)) * unit
-        squares = (q * q).sum(axis=-1, keepdims=True)
-        fit = ((blocks - outliers) * q).sum(axis=-1, keepdims=True)
-        scales = np.where(squares > 0, fit / np.where(squares > 0, squares, np.float32(1)), scales)
-        cost = _cost(blocks, scales, steps)
-        better = cost < least
-        least, best = np.where(better, cost, least), np.where(better, scales, best)
-        beta = beta * _KAPPA
-    return best
-
-
-def _cost(blocks: Floats, scales: Floats, steps: Steps) -> Floats:
-    """The l_p norm of the errors."""
-    error = np.abs(blocks - scales * quants_of(blocks, scales, steps))
-    cost: Floats = (error**_NORM).sum(axis=-1, keepdims=True)
-    return cost

@@ -46,10 +46,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @calibration_flags
 @flag(
     "--method",
-    type=click.Choice(["auto", "rtn", "hqq", "gptq"]),
+    type=click.Choice(["auto", "rtn", "search", "gptq"]),
     default="auto",
     show_default=True,
-    help="For onnx int4: to the nearest, by half-quadratic splitting, or by GPTQ, which is auto with --calibrate.",
+    help="For onnx int4: to the nearest, with scales of least error, or by GPTQ, which is auto with --calibrate.",
 )
 @flag(
     "--block-size",
@@ -162,7 +162,7 @@ def _to_onnx(
     if rounding.unknown:
         click.echo(
             f"edgeinfer: note: nothing is known of what {len(rounding.unknown)} matrices are fed, such as "
-            f"{printable(rounding.unknown[0])}; they were rounded by --method hqq",
+            f"{printable(rounding.unknown[0])}; they were rounded by --method search",
             err=True,
         )
     if as_json:

@@ -85,7 +85,7 @@ def test_convert_to_onnx(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         (("quantize", "MODEL", "OUT", "--type", "q4_0", "--calibrate", "MODEL"), "is not UTF-8"),
         (("convert", "MODEL", "OUT", "--to", "onnx", "--quant", "int8", "--calibrate", "TEXT"), "are for --quant int4"),
         (
-            ("convert", "MODEL", "OUT", "--to", "onnx", "--quant", "int4", "--calibrate", "TEXT", "--method", "hqq"),
+            ("convert", "MODEL", "OUT", "--to", "onnx", "--quant", "int4", "--calibrate", "TEXT", "--method", "search"),
             "has no use for a text",
         ),
         (("convert", "MODEL", "OUT", "--to", "onnx", "--quant", "int4", "--method", "gptq"), "learns from a text"),

@@ -18,7 +18,7 @@ from edgeinfer.converters.quantize.ours import floats_of, quantize_ours, to_be_f
 from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.converters.to_onnx.forms import Form, Parts
 from edgeinfer.converters.to_onnx.rounding import Rounding, nearest
-from edgeinfer.converters.to_onnx.steps import Steps, best_scales, quants_of, robust_scales
+from edgeinfer.converters.to_onnx.steps import Steps, best_scales, quants_of
 from edgeinfer.errors import FormatError, UsageError
 from edgeinfer.onnx import package
 
@@ -66,7 +66,7 @@ def test_parts_are_what_the_rows_became(block: int) -> None:
     rows, form = weights(), Form(4, block)  # type: ignore[arg-type]
     rows[3, :128] = 0
     x = correlated()
-    for rounding in (Rounding("rtn"), Rounding("hqq"), Rounding("gptq", Known(x.T @ x))):
+    for rounding in (Rounding("rtn"), Rounding("search"), Rounding("gptq", Known(x.T @ x))):
         parts, got = rounding.of("known", form)(rows)
         assert parts.q.shape == (N_ROWS, N_COLS // block, block // 2)
         assert parts.scales.shape == (N_ROWS, N_COLS // block)
@@ -131,7 +131,7 @@ def test_scales_are_better_than_the_greatest_weights() -> None:
     plain = nearest(rows, Form(4, 32))[0].scales
     assert error(rows, best_scales(rows, importance, STEPS), importance, 2) < 0.8 * error(rows, plain, importance, 2)
     ones = np.ones(N_COLS, np.float32)
-    assert error(rows, robust_scales(rows, STEPS), ones, 0.7) < 0.97 * error(rows, plain, ones, 0.7)
+    assert error(rows, best_scales(rows, ones, STEPS), ones, 2) < 0.96 * error(rows, plain, ones, 2)
 
 
 @pytest.mark.parametrize("name", [*FED_BACK])
