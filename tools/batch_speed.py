@@ -29,7 +29,7 @@ from edgeinfer.opening import found
 N_PLACES, N_THREADS = 16, 2
 OWN_WAYS = {"ours": 32, "ours, drafts": 32, "llama.cpp's kernels": 16, "loop over Llama": 3}
 """Rows of each way: whole fillings of the places, or a few one after the other."""
-SHARED_WAYS = {"prefix cache": 64, "no prefix cache": 16}
+SHARED_WAYS = {"shared": 200, "nothing shared": 16}
 
 
 def words(llm: LLM, n_tokens: int, seed: int) -> str:

@@ -25,21 +25,25 @@ class Ledger:
     def begin(self, seq: int, n_tokens: int = 0) -> None:
         """The sequence goes on after its first ``n_tokens`` with cells that are new: after a cut others may still hold
         what it held there."""
-        kept = [run for run in self._runs.get(seq, ()) if run[1] < n_tokens]
+        kept = [run for run in self._of(seq) if run[1] < n_tokens]
         self._runs[seq] = [*kept, (next(self._numbers), n_tokens)]
 
     def fork(self, source: int, target: int, n_tokens: int) -> None:
         """``target`` begins with the first ``n_tokens`` of ``source``."""
-        self._runs[target] = list(self._runs.get(source, ()))
+        self._runs[target] = list(self._of(source))
         self.begin(target, n_tokens)
 
     def count(self, lengths: Mapping[int, int]) -> int:
         """Cells in use, where the sequences are so long."""
         ends: dict[int, tuple[int, int]] = {}
         for seq, length in lengths.items():
-            runs = self._runs.get(seq) or [(-1 - seq, 0)]
+            runs = self._of(seq)
             for (run, begin), end in zip(runs, [*(begin for _, begin in runs[1:]), length], strict=True):
                 end = min(end, length)
                 if end > ends.get(run, (begin, begin))[1]:
                     ends[run] = begin, end
         return sum(end - begin for begin, end in ends.values())
+
+    def _of(self, seq: int) -> _Runs:
+        """A sequence that has never been begun is a run of its own."""
+        return self._runs.get(seq) or [(-1 - seq, 0)]
