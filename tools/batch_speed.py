@@ -84,6 +84,7 @@ def by_batch(llm: LLM, args: argparse.Namespace, rows: Path, out: Path) -> dict[
         "generated_tokens": report.n_generated,
         "drafted_tokens": report.n_drafted,
         "accepted_tokens": report.n_accepted,
+        "retries": report.n_retries,
     }
 
 
