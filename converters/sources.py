@@ -7,7 +7,7 @@ A source says what there is and gives rows of blocks; what the tensors mean is s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,23 @@ import numpy.typing as npt
 
 from edgeinfer.errors import FormatError
 from edgeinfer.gguf import GGUFFile
-from edgeinfer.gguf.header import open_regular
+from edgeinfer.gguf.header import open_regular, shown
 
-__all__ = ["Bytes", "GGUFSource", "SourceTensor", "TensorSource", "View", "ViewSource", "pieces"]
+__all__ = [
+    "Bytes",
+    "GGUFSource",
+    "Shaped",
+    "SourceTensor",
+    "TensorSource",
+    "View",
+    "ViewSource",
+    "check_shapes",
+    "pieces",
+]
 
 Bytes = npt.NDArray[np.uint8]
+_MOST_NAMED = 1000
+"""Tensors that one message names; of more, a damaged file may have a million, it names a few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +142,41 @@ def pieces(tensor: SourceTensor, n_bytes: int, multiple: int = 1) -> Iterator[tu
     step = max(multiple, n_bytes // tensor.row_bytes // multiple * multiple)
     for first in range(0, tensor.n_rows, step):
         yield first, min(step, tensor.n_rows - first)
+
+
+class Shaped(Protocol):
+    """Anything with a shape, rows first."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def check_shapes(
+    tensors: Mapping[str, Shaped],
+    required: Mapping[str, tuple[int, ...]],
+    what: str,
+    ignored: Collection[str] = (),
+    optional: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
+    """Raise one `FormatError`, which begins with ``what`` and names every tensor that is missing, unexpected, or of
+    another shape."""
+    known = {**required, **(optional or {})}
+    wrong = [
+        f"{shown(name)} {list(tensors[name].shape)} instead of {list(shape)}"
+        for name, shape in sorted(known.items())
+        if name in tensors and tensors[name].shape != shape
+    ]
+    found = {
+        "missing": [*map(shown, sorted(required.keys() - tensors.keys()))],
+        "unexpected": [*map(shown, sorted(tensors.keys() - known.keys() - set(ignored)))],
+        "of another shape, rows first": wrong,
+    }
+    said = [f"{how}: {_listed(names)}" for how, names in found.items() if names]
+    if said:
+        raise FormatError(f"{what}; {'; '.join(said)}")
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) <= _MOST_NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[:12])} and {len(names) - 12} more"

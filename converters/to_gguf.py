@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edgeinfer.catalog.store import Progress, Quiet
 from edgeinfer.converters.huggingface.architectures import describe
 from edgeinfer.converters.huggingface.checkpoint import Checkpoint, open_checkpoint
-from edgeinfer.converters.huggingface.description import Description, Target, Value, check_tensors, rows_of
+from edgeinfer.converters.huggingface.description import Description, Target, Value, rows_of
 from edgeinfer.converters.huggingface.metadata import metadata, source_hashes
 from edgeinfer.converters.huggingface.tokenizers.proof import differing
 from edgeinfer.converters.huggingface.weights import Weights, n_bytes_of
@@ -67,7 +67,7 @@ def convert(folder: Path, target: Path, options: Options, progress: Progress | N
     check_target(target, options.force)
     checkpoint = open_checkpoint(folder)
     described = describe(checkpoint)
-    check_tensors(described, checkpoint.tensors, str(folder))
+    described.check(checkpoint.tensors, str(folder))
     if options.quant in OUR_TYPES:
         return _written(checkpoint, described, target, options, progress)
     return _through_llama(checkpoint, described, target, options, progress)

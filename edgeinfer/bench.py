@@ -19,14 +19,13 @@ import numpy.typing as npt
 import psutil
 
 from edgeinfer import kernels
-from edgeinfer.core import GenerationStats, SamplingParams
+from edgeinfer.core import SamplingParams
 from edgeinfer.coverage import work
 from edgeinfer.described import Described
 from edgeinfer.engines import Engine, EngineConfig
 from edgeinfer.engines.base import KVType, Slice
-from edgeinfer.errors import EdgeInferError
-from edgeinfer.request import Request
-from edgeinfer.sampling import Sampled, Sampler
+from edgeinfer.request import Request, StatsSink
+from edgeinfer.sampling import Sampler
 from edgeinfer.scheduler import Scheduler
 
 __all__ = ["Measured", "Shares", "bench_config", "measure", "peak_rss_bytes", "shares"]
@@ -83,22 +82,6 @@ def shares(file: Described, measured: Measured) -> Shares | None:
     return Shares(cost.decode_bytes * measured.decode_tps / bandwidth, prefill_ops_per_s / peak)
 
 
-class _Silent:
-    """A sink for requests whose answers nobody reads."""
-
-    def __init__(self) -> None:
-        self.stats: GenerationStats | None = None
-
-    def token(self, _sampled: Sampled) -> bool:
-        return False
-
-    def done(self, _reason: object, stats: GenerationStats) -> None:
-        self.stats = stats
-
-    def failed(self, error: EdgeInferError) -> None:
-        raise error
-
-
 def bench_config(n_past: int, n_threads: int, *, kernels: bool = True, kv_type: KVType = "f16") -> EngineConfig:
     """How an engine is opened to be measured: 16 sequences that share one cache."""
     n_ctx = max(4096, n_past + 2048)
@@ -142,7 +125,7 @@ def measure(engine: Engine, name: str, *, n_past: int, n_threads: int, said: Cal
 
 def _request(engine: Engine, ids: TokenIds, max_tokens: int) -> Request:
     sampler = Sampler(_GREEDY, engine.n_vocab, ids)
-    return Request(ids, sampler, _Silent(), n_ctx=engine.n_ctx, max_tokens=max_tokens)
+    return Request(ids, sampler, StatsSink(), n_ctx=engine.n_ctx, max_tokens=max_tokens)
 
 
 def _prefill_s(scheduler: Scheduler, engine: Engine, ids: TokenIds) -> float:

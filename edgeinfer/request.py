@@ -18,7 +18,7 @@ from edgeinfer.errors import ContextOverflow, EdgeInferError, UsageError
 from edgeinfer.kv import Lease
 from edgeinfer.sampling import Sampled, Sampler
 
-__all__ = ["EmbedRequest", "Request", "Sink"]
+__all__ = ["EmbedRequest", "Request", "Sink", "StatsSink"]
 
 TokenIds = npt.NDArray[np.int32]
 _KEYS = itertools.count()
@@ -38,6 +38,22 @@ class Sink(Protocol):
     def failed(self, error: EdgeInferError) -> None:
         """There will be no (further) answer. Nothing follows."""
         ...
+
+
+class StatsSink:
+    """Keeps what an answer that nobody reads has cost."""
+
+    def __init__(self) -> None:
+        self.stats = GenerationStats()
+
+    def token(self, _sampled: Sampled) -> bool:
+        return False
+
+    def done(self, _reason: FinishReason, stats: GenerationStats) -> None:
+        self.stats = stats
+
+    def failed(self, error: EdgeInferError) -> None:
+        raise error
 
 
 class Request:

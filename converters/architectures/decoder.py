@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from edgeinfer.converters.architectures.rope import Rope
-from edgeinfer.converters.sources import SourceTensor, TensorSource, View
-from edgeinfer.errors import FormatError
+from edgeinfer.converters.sources import Shaped, TensorSource, View, check_shapes
 from edgeinfer.onnx.package import Hyperparameters
 
-__all__ = ["Bidirectional", "Decoder", "Experts", "HeadSpace", "LongRope", "Shape", "check_tensors", "with_factors"]
+__all__ = ["Bidirectional", "Decoder", "Experts", "HeadSpace", "LongRope", "Shape", "with_factors"]
 
 Shape = tuple[int, ...]
 
@@ -112,6 +111,11 @@ class Decoder:
     def space(self) -> HeadSpace:
         return HeadSpace.of(self.sizes.head_dim, self.rope.head_dim)
 
+    def check(self, tensors: Mapping[str, Shaped], label: str) -> None:
+        """Raise one `FormatError` that names every tensor that is missing, unexpected, or of another shape."""
+        what = f"{label} does not have the tensors of a {self.architecture} model"
+        check_shapes(tensors, self.required, what, self.ignored, self.optional)
+
     def stored_sizes(self) -> Hyperparameters:
         """As a package has them: heads are as wide as they are kept, and frequencies are given where ``rope_theta``
         does not say them all."""
@@ -155,19 +159,3 @@ def _frequencies(rope: Rope, space: HeadSpace) -> tuple[float, ...]:
     """Radians a position of each pair that there is room for."""
     angles = rope.angles().tolist()
     return (*angles, *[0.0] * (space.half_room - len(angles)))
-
-
-def check_tensors(decoder: Decoder, tensors: Mapping[str, SourceTensor], label: str) -> None:
-    """Raises one `FormatError` that names every tensor that is missing, unexpected, or of the wrong shape."""
-    known = {**decoder.required, **decoder.optional}
-    missing = sorted(decoder.required.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - known.keys() - decoder.ignored)
-    wrong = [
-        f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
-        for name, shape in sorted(known.items())
-        if name in tensors and tensors[name].shape != shape
-    ]
-    found = {"missing": missing, "unexpected": unexpected, "of the wrong shape (rows first)": wrong}
-    said = [f"{what}: {', '.join(names)}" for what, names in found.items() if names]
-    if said:
-        raise FormatError(f"{label} does not have the tensors of a {decoder.architecture} model; {'; '.join(said)}")

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.converters.huggingface.safetensors import Stored
+from edgeinfer.converters.sources import Shaped, check_shapes
 from edgeinfer.errors import FormatError
-from edgeinfer.gguf.header import shown
 
 __all__ = [
     "Description",
@@ -20,7 +19,6 @@ __all__ = [
     "Source",
     "Target",
     "Value",
-    "check_tensors",
     "copy",
     "interleaved",
     "rows_of",
@@ -30,7 +28,6 @@ __all__ = [
 Shape = tuple[int, ...]
 Floats = npt.NDArray[np.float32]
 Value = str | bool | int | float | list[str] | npt.NDArray[np.generic]
-_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +74,11 @@ class Description:
     unused: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
+    def check(self, tensors: Mapping[str, Shaped], label: str) -> None:
+        """Raise one `FormatError` that names every tensor that is missing, unexpected, or of another shape."""
+        wanted = {source.name: source.shape for target in self.targets for source in target.sources}
+        check_shapes(tensors, wanted, f"{label} does not have the tensors of a {self.architecture} model", self.unused)
+
 
 def rows_of(shape: Shape) -> int:
     """How many rows a tensor of this shape has; a vector is as many rows of one value."""
@@ -99,24 +101,3 @@ def stacked(name: str, sources: Iterable[str], *shape: int) -> Target:
     """Matrices of one shape, one after the other along a new first axis."""
     parts = tuple(Source(source, shape) for source in sources)
     return Target(name, (len(parts), *shape), parts)
-
-
-def check_tensors(described: Description, tensors: Mapping[str, Stored], label: str) -> None:
-    """Raise one `FormatError` that names every tensor that is missing, unexpected, or of another shape."""
-    wanted = {source.name: source.shape for target in described.targets for source in target.sources}
-    missing = sorted(wanted.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - wanted.keys() - described.unused)
-    wrong = [
-        f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
-        for name, shape in sorted(wanted.items())
-        if name in tensors and tensors[name].shape != shape
-    ]
-    found = {"missing": missing, "unexpected": unexpected, "of another shape than config.json says": wrong}
-    said = [f"{what}: {_listed(names)}" for what, names in found.items() if names]
-    if said:
-        raise FormatError(f"{label} does not have the tensors of a {described.architecture} model; {'; '.join(said)}")
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > 4 * _SHOWN else ""
-    return ", ".join(shown(name) for name in (names[:_SHOWN] if more else names)) + more

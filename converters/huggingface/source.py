@@ -17,7 +17,7 @@ from edgeinfer import gguf
 from edgeinfer.catalog.store import Progress, Quiet
 from edgeinfer.converters.huggingface.architectures import describe
 from edgeinfer.converters.huggingface.checkpoint import Checkpoint, open_checkpoint
-from edgeinfer.converters.huggingface.description import Description, Target, check_tensors
+from edgeinfer.converters.huggingface.description import Description, Target
 from edgeinfer.converters.huggingface.metadata import KEYS, metadata, source_hashes
 from edgeinfer.converters.huggingface.weights import Weights
 from edgeinfer.converters.sources import Bytes, SourceTensor
@@ -69,7 +69,7 @@ def open_model(folder: Path, source: str | None = None, progress: Progress | Non
     """
     checkpoint = open_checkpoint(folder)
     described = describe(checkpoint)
-    check_tensors(described, checkpoint.tensors, str(folder))
+    described.check(checkpoint.tensors, str(folder))
     keys = metadata(checkpoint, described, source, {}) | source_hashes(checkpoint, progress or Quiet())
     with Weights(checkpoint) as weights:
         tensors = CheckpointSource(checkpoint, described, weights)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgeinfer.converters.sources import Bytes, SourceTensor
 from edgeinfer.converters.to_onnx import forms
 from edgeinfer.converters.to_onnx.data_file import Region
-from edgeinfer.converters.to_onnx.weights import FLOAT_TYPES, Weights
+from edgeinfer.converters.to_onnx.weights import Weights
 
 __all__ = ["OFFSETS_MULTIPLE", "ColumnMatrices", "Columns"]
 
@@ -46,15 +46,11 @@ class ColumnMatrices:
         """A tensor of the source, in the form that it gets."""
         if name not in self._made:
             tensor, form = self._weights.matrix(name)
-            self._made[name] = self._floats(name, tensor) if form is None else self._blocks(name, tensor, form)
+            if form is None:
+                self._made[name] = Columns(tensor.n_rows, tensor.n_cols, self._weights.kept(name), None)
+            else:
+                self._made[name] = self._blocks(name, tensor, form)
         return self._made[name]
-
-    def _floats(self, name: str, tensor: SourceTensor) -> Columns:
-        region = self._weights.data.room(name, FLOAT_TYPES[tensor.type], tensor.shape)
-        for first, rows in self._weights.raw_pieces(name):
-            region.write(rows, first * tensor.row_bytes)
-        self._weights.measures.floats(tensor)
-        return Columns(tensor.n_rows, tensor.n_cols, region, None)
 
     def _blocks(self, name: str, tensor: SourceTensor, form: forms.Form) -> Columns:
         room, n_rows, n_cols = self._weights.data.room, tensor.n_rows, tensor.n_cols

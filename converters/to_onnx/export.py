@@ -11,7 +11,7 @@ from typing import Literal
 from edgeinfer import __version__
 from edgeinfer.catalog.store import Progress, Quiet
 from edgeinfer.converters.architectures import describe
-from edgeinfer.converters.architectures.decoder import Decoder, check_tensors, with_factors
+from edgeinfer.converters.architectures.decoder import Decoder, with_factors
 from edgeinfer.converters.sources import TensorSource, ViewSource
 from edgeinfer.converters.to_onnx.floats import FLOAT_QUANTS, FloatSource
 from edgeinfer.converters.to_onnx.folder import new_folder
@@ -68,7 +68,7 @@ def export(
         for note in model.notes:
             shown.note(note)
         decoder = describe(model.file)
-        check_tensors(decoder, model.source.tensors, model.source.label)
+        decoder.check(model.source.tensors, model.source.label)
         decoder = with_factors(decoder, model.source)
         source = _seen(model.source, decoder, quant)
         check_quant(source, quant)

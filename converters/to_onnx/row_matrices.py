@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from edgeinfer.converters.sources import SourceTensor
 from edgeinfer.converters.to_onnx import forms
-from edgeinfer.converters.to_onnx.weights import FLOAT_TYPES, Weights
+from edgeinfer.converters.to_onnx.weights import Weights
 
 __all__ = ["Correction", "Matrix", "RowMatrices"]
 
@@ -48,15 +48,12 @@ class RowMatrices:
         """A tensor of the source, in the form that it gets."""
         if name not in self._made:
             tensor, form = self._weights.matrix(name)
-            self._made[name] = self._floats(name, tensor) if form is None else self._blocks(name, tensor, form)
+            if form is None:
+                kept = self._weights.kept(name).value
+                self._made[name] = Matrix(tensor.n_rows, tensor.n_cols, 32, 0, kept, None, None)
+            else:
+                self._made[name] = self._blocks(name, tensor, form)
         return self._made[name]
-
-    def _floats(self, name: str, tensor: SourceTensor) -> Matrix:
-        region = self._weights.data.room(name, FLOAT_TYPES[tensor.type], tensor.shape)
-        for first, rows in self._weights.raw_pieces(name):
-            region.write(rows, first * tensor.row_bytes)
-        self._weights.measures.floats(tensor)
-        return Matrix(tensor.n_rows, tensor.n_cols, 32, 0, region.value, None, None)
 
     def _blocks(self, name: str, tensor: SourceTensor, form: forms.Form) -> Matrix:
         room, n_rows = self._weights.data.room, tensor.n_rows

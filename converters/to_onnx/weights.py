@@ -84,6 +84,15 @@ class Weights:
             self.tensors[name] = TensorForm(tensor.type, f"nbits{form.bits}", form.block, form.corrected)
         return tensor, form
 
+    def kept(self, name: str) -> Region:
+        """A matrix of floats as it is, written to the file."""
+        tensor = self._source.tensors[name]
+        region = self.data.room(name, FLOAT_TYPES[tensor.type], tensor.shape)
+        for first, rows in self.raw_pieces(name):
+            region.write(rows, first * tensor.row_bytes)
+        self.measures.floats(tensor)
+        return region
+
     def raw_pieces(self, name: str) -> Iterator[tuple[int, Bytes]]:
         """(first row, blocks of some rows) of a matrix. Pieces have an even number of rows where the matrix has."""
         tensor = self._source.tensors[name]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeinfer.cli.building import type_flags
 from edgeinfer.cli.calibrating import Calibration, calibration_flags
 from edgeinfer.cli.convert_gguf import convert_to_gguf
 from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
@@ -24,7 +25,6 @@ __all__ = ["command"]
 
 _VARIANTS = ("cpu", "npu", "cuda")
 _MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic")
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("convert", cls=Command)
@@ -38,14 +38,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "weights as they are), f32, f16, bf16, int4, int8 or int8-dynamic (inputs in 8 bits too: "
     "faster), rounded, with the error measured.",
 )
-@flag(
-    "--tensor-type",
-    "tensor_types",
-    multiple=True,
-    metavar="PATTERN=TYPE",
-    help="For gguf: a type of their own for tensors whose names match: attn_v=q6_k, 'blk.0.*=q8_0'. May be repeated.",
-)
-@flag("--imatrix", type=_FILE, metavar="FILE", help="For gguf: importance of weights, as llama.cpp writes it.")
+@type_flags("For gguf: ")
 @calibration_flags
 @flag(
     "--method",

@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from edgeinfer.cli.pulling import download_progress, size
+from edgeinfer.cli.building import report
+from edgeinfer.cli.pulling import download_progress
 from edgeinfer.text.printable import printable
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def convert_to_gguf(
         options = replace(options, importance=_importance(folder, target, calibration))
     with download_progress(f"converting {printable(model)}") as progress:
         made = convert(folder, target, options, progress)
-    _report(made, time.monotonic() - started, as_json)
+    _say(made, time.monotonic() - started, as_json)
 
 
 def _importance(folder: Path, target: Path, calibration: Calibration) -> Importance | None:
@@ -75,37 +76,13 @@ def _importance(folder: Path, target: Path, calibration: Calibration) -> Importa
         return calibration.importance(str(whole))
 
 
-def _report(made: Converted, seconds: float, as_json: bool) -> None:
-    import json
-
-    for note in made.notes:
-        click.echo(f"edgeinfer: note: {printable(note)}", err=True)
-    if made.tokenizer_differs:
+def _say(made: Converted, seconds: float, as_json: bool) -> None:
+    differs = made.tokenizer_differs
+    if differs:
         click.echo(
-            f"edgeinfer: note: {len(made.tokenizer_differs)} of the hard texts are split otherwise than by the "
-            f"checkpoint's tokenizer, such as {printable(repr(made.tokenizer_differs[0]))}",
+            f"edgeinfer: note: {len(differs)} of the hard texts are split otherwise than by the checkpoint's "
+            f"tokenizer, such as {printable(repr(differs[0]))}",
             err=True,
         )
-    if as_json:
-        click.echo(json.dumps(_summary(made) | {"seconds": round(seconds, 2)}))
-        return
-    types = ", ".join(f"{count} {name}" for name, count in sorted(made.types.items()))
-    click.echo(printable(str(made.written.path)))
-    click.echo(f"{size(made.written.n_bytes)}, {made.bits_per_weight:.2f} bits a weight ({types})", err=True)
-    if made.relative_error:
-        click.echo(f"rounding cost {100 * made.relative_error:.2f} % of the weights (root mean square)", err=True)
-
-
-def _summary(made: Converted) -> dict[str, Any]:
-    return {
-        "path": str(made.written.path),
-        "bytes": made.written.n_bytes,
-        "sha256": made.written.sha256,
-        "architecture": made.architecture,
-        "quant": made.quant,
-        "types": dict(made.types),
-        "bits_per_weight": made.bits_per_weight,
-        "relative_error": made.relative_error,
-        "tokenizer_differs": None if made.tokenizer_differs is None else list(made.tokenizer_differs),
-        "notes": list(made.notes),
-    }
+    more = {"architecture": made.architecture, "tokenizer_differs": None if differs is None else list(differs)}
+    report(made, seconds, as_json, more)

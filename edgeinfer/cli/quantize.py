@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from edgeinfer.cli.building import report, type_flags
 from edgeinfer.cli.calibrating import Calibration, calibration_flags
 from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
-from edgeinfer.cli.pulling import download_progress, size
+from edgeinfer.cli.pulling import download_progress
 from edgeinfer.text.printable import printable
 
-if TYPE_CHECKING:
-    from edgeinfer.converters.quantize.ours import Quantized
-
 __all__ = ["command"]
-
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("quantize", cls=Command)
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--type", "quant", required=True, metavar="TYPE", help="q8_0, q4_k_m, q5_k_m, q6_k, iq4_nl, … .")
-@flag(
-    "--tensor-type",
-    "tensor_types",
-    multiple=True,
-    metavar="PATTERN=TYPE",
-    help="A type of their own for tensors whose names match: attn_v=q6_k, 'blk.0.*=q8_0'. May be repeated.",
-)
-@flag("--imatrix", type=_FILE, metavar="FILE", help="Importance of weights, as llama.cpp's tools write it.")
+@type_flags()
 @calibration_flags
 @flag(
     "--with",
@@ -93,7 +82,8 @@ def command(
                 names = to_be_fed_back(calibrator.file, name, overrides)
                 known["inputs"] = calibration.inputs(calibrator, names, progress.note)
             made = quantizer(source.path, out, name, overrides=overrides, force=force, progress=progress, **known)
-    _report(made, quantizer.__name__, time.monotonic() - started, as_json)
+    who = "edgeinfer" if quantizer.__name__ == "quantize_ours" else "llama.cpp"
+    report(made, time.monotonic() - started, as_json, {"by": who}, by=f", by {who}")
 
 
 def _quantizer(quant: str, by: str, types: list[str]) -> Any:
@@ -122,31 +112,3 @@ def _feeds_back(method: str, quantizer: str, calibration: Calibration) -> bool:
             "--method gptq is our quantizer's and learns from a text: give --calibrate, and a type of ours"
         )
     return possible and method != "importance"
-
-
-def _report(made: Quantized, how: str, seconds: float, as_json: bool) -> None:
-    import json
-
-    by = "edgeinfer" if how == "quantize_ours" else "llama.cpp"
-    for note in made.notes:
-        click.echo(f"edgeinfer: note: {printable(note)}", err=True)
-    if as_json:
-        summary = {
-            "path": str(made.written.path),
-            "bytes": made.written.n_bytes,
-            "sha256": made.written.sha256,
-            "quant": made.quant,
-            "by": by,
-            "types": dict(made.types),
-            "bits_per_weight": made.bits_per_weight,
-            "relative_error": made.relative_error,
-            "notes": list(made.notes),
-            "seconds": round(seconds, 2),
-        }
-        click.echo(json.dumps(summary))
-        return
-    types = ", ".join(f"{count} {name}" for name, count in sorted(made.types.items()))
-    click.echo(printable(str(made.written.path)))
-    click.echo(f"{size(made.written.n_bytes)}, {made.bits_per_weight:.2f} bits a weight ({types}), by {by}", err=True)
-    if made.relative_error:
-        click.echo(f"rounding cost {100 * made.relative_error:.2f} % of the weights (root mean square)", err=True)

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.bench import peak_rss_bytes
-from edgeinfer.core import GenerationStats, SamplingParams
+from edgeinfer.core import SamplingParams
 from edgeinfer.errors import EdgeInferError, EngineError
 from edgeinfer.evaluate.memory import PeakMemory
 from edgeinfer.opening import Opened
-from edgeinfer.request import Request
-from edgeinfer.sampling import Sampled, Sampler
+from edgeinfer.request import Request, StatsSink
+from edgeinfer.sampling import Sampler
 from edgeinfer.scheduler import Scheduler
 from edgeinfer.side import Side, opened
 
@@ -71,29 +71,13 @@ def cost_here(model: Opened, ids: TokenIds) -> Cost:
     return Cost(prefill_tps, decode_tps, peak.peak_bytes)
 
 
-class _Timed:
-    """A sink that keeps how long it took."""
-
-    def __init__(self) -> None:
-        self.stats = GenerationStats()
-
-    def token(self, _sampled: Sampled) -> bool:
-        return False
-
-    def done(self, _reason: object, stats: GenerationStats) -> None:
-        self.stats = stats
-
-    def failed(self, error: EdgeInferError) -> None:
-        raise error
-
-
 def _speed(model: Opened, ids: TokenIds) -> tuple[float, float]:
     """Through the scheduler, as any answer."""
     engine, params = model.engine, SamplingParams(temperature=0.0)
     ids = ids[: max(1, engine.n_ctx - _N_DECODED - 1)]
     best = (0.0, 0.0)
     for _ in range(_N_TIMES):
-        scheduler, sink = Scheduler(engine, n_parallel=1), _Timed()
+        scheduler, sink = Scheduler(engine, n_parallel=1), StatsSink()
         request = Request(ids, Sampler(params, engine.n_vocab, ids), sink, n_ctx=engine.n_ctx, max_tokens=_N_DECODED)
         scheduler.submit(request)
         while not scheduler.idle:

@@ -48,7 +48,7 @@ def test_every_wrong_tensor_is_named_at_once(tmp_path: Path) -> None:
         FormatError,
         "missing: 'model.layers.0.mlp.up_proj.weight', 'model.norm.weight'; "
         "unexpected: 'model.layers.7.extra.weight'; "
-        r"of another shape .*q_proj.weight \[32, 16\] instead of \[32, 32\]",
+        r"of another shape.*q_proj.weight' \[32, 16\] instead of \[32, 32\]",
     )
 
 
