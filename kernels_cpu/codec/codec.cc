@@ -14,6 +14,9 @@ EI_CODEC_LIST(baseline)
 #if defined(EI_CODEC_AVX2)
 EI_CODEC_LIST(avx2)
 #endif
+#if defined(EI_CODEC_AVX512VNNI)
+EI_CODEC_LIST(avx512vnni)
+#endif
 #undef EI_CODEC_ENTRY
 
 namespace {
@@ -22,6 +25,9 @@ namespace {
 const Codec *const kBaseline[] = {EI_CODEC_LIST(baseline)};
 #if defined(EI_CODEC_AVX2)
 const Codec *const kAvx2[] = {EI_CODEC_LIST(avx2)};
+#endif
+#if defined(EI_CODEC_AVX512VNNI)
+const Codec *const kAvx512[] = {EI_CODEC_LIST(avx512vnni)};
 #endif
 #undef EI_CODEC_ENTRY
 
@@ -35,6 +41,9 @@ const Codec *find(const Codec *const (&codecs)[kCount], int32_t format) {
 
 // The compilation for the widest vectors that may be used. All give the same bits.
 const Codec *find_codec(int32_t format) {
+#if defined(EI_CODEC_AVX512VNNI)
+    if (ei_enabled() & isa_bit(EI_ISA_AVX512VNNI)) return find(kAvx512, format);
+#endif
 #if defined(EI_CODEC_AVX2)
     if (ei_enabled() & isa_bit(EI_ISA_AVX2)) return find(kAvx2, format);
 #endif

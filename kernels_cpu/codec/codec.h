@@ -47,10 +47,10 @@ static inline bool in_range(const float *x, int64_t n) {
     return largest < static_cast<int32_t>(float_bits(kMaxValue));
 }
 
-// Blocks need not be aligned. weights may be null.
-template <class Block, int kSize, bool (*kEncode)(const float *x, const float *weights, Block &block)>
+// Blocks need not be aligned. weights may be null. kChecks: the format checks its range itself.
+template <class Block, int kSize, bool (*kEncode)(const float *x, const float *weights, Block &block), bool kChecks>
 bool encode_blocks(const float *x, const float *weights, int64_t n_blocks, uint8_t *blocks) {
-    if (!in_range(x, n_blocks * kSize)) return false;
+    if (!kChecks && !in_range(x, n_blocks * kSize)) return false;
     for (int64_t b = 0; b < n_blocks; ++b) {
         Block block;
         if (!kEncode(x + b * kSize, weights ? weights + b * kSize : nullptr, block)) return false;
@@ -68,9 +68,10 @@ void decode_blocks(const uint8_t *blocks, int64_t n_blocks, float *x) {
     }
 }
 
-template <class Block, int kSize, bool (*kEncode)(const float *, const float *, Block &), void (*kDecode)(const Block &, float *)>
+template <class Block, int kSize, bool (*kEncode)(const float *, const float *, Block &), void (*kDecode)(const Block &, float *),
+          bool kChecks = false>
 constexpr Codec make_codec(int32_t id) {
-    return {id, kSize, sizeof(Block), encode_blocks<Block, kSize, kEncode>, decode_blocks<Block, kSize, kDecode>};
+    return {id, kSize, sizeof(Block), encode_blocks<Block, kSize, kEncode, kChecks>, decode_blocks<Block, kSize, kDecode>};
 }
 
 static inline bool finite_half(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
@@ -93,12 +94,34 @@ static inline float reciprocal(float scale) {
 // Bits as integers that are ordered like the floats, -0 below 0; its own inverse.
 static inline int32_t ordered(int32_t bits) { return bits ^ (bits >> 31 & 0x7fffffff); }
 
+// Bits of the values farthest from 0 on either side; where one side has none, bits of any value of the other. As signed integers positive
+// values come last, in their order; as unsigned ones negative values do, in that of their magnitudes.
+struct Peaks {
+    uint32_t below, above;
+    bool in_range() const {
+        constexpr uint32_t kBeyond = 0x53800000;  // kMaxValue
+        return (below & 0x7fffffff) < kBeyond && (above & 0x7fffffff) < kBeyond;
+    }
+};
+template <int kN>
+static inline Peaks peaks(const float *x) {
+    uint32_t below = 0;
+    int32_t above = INT32_MIN;
+    for (int i = 0; i < kN; ++i) {
+        const uint32_t bits = float_bits(x[i]);
+        below = bits > below ? bits : below;
+        above = static_cast<int32_t>(bits) > above ? static_cast<int32_t>(bits) : above;
+    }
+    return {below, static_cast<uint32_t>(above)};
+}
+
 struct Extremes {
     float least, greatest;
 };
 template <int kN>
-static inline Extremes extremes(const float *x) {
-    int32_t least = INT32_MAX, greatest = INT32_MIN;
+static inline Extremes extremes(const float *x, const Peaks &ends) {
+    if (ends.below >> 31 && !(ends.above >> 31)) return {bits_float(ends.below), bits_float(ends.above)};
+    int32_t least = INT32_MAX, greatest = INT32_MIN;  // all are on one side of 0
     for (int i = 0; i < kN; ++i) {
         const int32_t key = ordered(static_cast<int32_t>(float_bits(x[i])));
         least = key < least ? key : least;
@@ -109,13 +132,16 @@ static inline Extremes extremes(const float *x) {
 
 // The value of greatest magnitude, the first of several.
 template <int kN>
-static inline float farthest(const float *x) {
-    const Extremes ends = extremes<kN>(x);
-    const uint32_t low = float_bits(ends.least) & 0x7fffffff, high = float_bits(ends.greatest) & 0x7fffffff;
-    if (low != high) return low > high ? ends.least : ends.greatest;
+static inline float farthest(const float *x, const Peaks &ends) {
+    const uint32_t low = ends.below & 0x7fffffff, high = ends.above & 0x7fffffff;
+    if (low != high) return bits_float(low > high ? ends.below : ends.above);
     int at = 0;
     while ((float_bits(x[at]) & 0x7fffffff) != high) ++at;
     return x[at];
+}
+template <int kN>
+static inline float farthest(const float *x) {
+    return farthest<kN>(x, peaks<kN>(x));
 }
 
 // Nibbles: element i in the low one of byte i, element i + kRun in the high one.

@@ -13,8 +13,10 @@ bool encode_weighted(const float *x, const float *weights, BlockQ4_0 &block) {
 }
 
 bool encode(const float *x, const float *weights, BlockQ4_0 &block) {
+    const Peaks ends = peaks<32>(x);
+    if (!ends.in_range()) return false;
     if (weights != nullptr) return encode_weighted(x, weights, block);
-    const float d = farthest<32>(x) / -8.0f, inverse = reciprocal(d);
+    const float d = farthest<32>(x, ends) / -8.0f, inverse = reciprocal(d);
     block.d = float_to_half(d);
     // 8 times a rounding above 8 at most: never below 0.
     const auto quant = [inverse](float value) { return least_of(static_cast<int32_t>(value * inverse + 8.5f), 15); };
@@ -33,6 +35,6 @@ void decode(const BlockQ4_0 &block, float *x) {
 }  // namespace
 
 extern const Codec EI_CODEC(q4_0);
-const Codec EI_CODEC(q4_0) = make_codec<BlockQ4_0, 32, encode, decode>(EI_FORMAT_Q4_0);
+const Codec EI_CODEC(q4_0) = make_codec<BlockQ4_0, 32, encode, decode, true>(EI_FORMAT_Q4_0);
 
 }  // namespace ei

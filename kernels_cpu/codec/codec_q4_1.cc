@@ -15,8 +15,10 @@ bool encode_weighted(const float *x, const float *weights, BlockQ4_1 &block) {
 }
 
 bool encode(const float *x, const float *weights, BlockQ4_1 &block) {
+    const Peaks peak = peaks<32>(x);
+    if (!peak.in_range()) return false;
     if (weights != nullptr) return encode_weighted(x, weights, block);
-    const Extremes ends = extremes<32>(x);
+    const Extremes ends = extremes<32>(x, peak);
     const float m = ends.least, d = (ends.greatest - m) / 15.0f, inverse = reciprocal(d);
     block.d = float_to_half(d), block.m = float_to_half(m);
     const auto quant = [inverse, m](float value) { return least_of(static_cast<int32_t>((value - m) * inverse + 0.5f), 15); };
@@ -35,6 +37,6 @@ void decode(const BlockQ4_1 &block, float *x) {
 }  // namespace
 
 extern const Codec EI_CODEC(q4_1);
-const Codec EI_CODEC(q4_1) = make_codec<BlockQ4_1, 32, encode, decode>(EI_FORMAT_Q4_1);
+const Codec EI_CODEC(q4_1) = make_codec<BlockQ4_1, 32, encode, decode, true>(EI_FORMAT_Q4_1);
 
 }  // namespace ei

@@ -14,8 +14,10 @@ bool encode_weighted(const float *x, const float *weights, BlockQ5_0 &block) {
 }
 
 bool encode(const float *x, const float *weights, BlockQ5_0 &block) {
+    const Peaks ends = peaks<32>(x);
+    if (!ends.in_range()) return false;
     if (weights != nullptr) return encode_weighted(x, weights, block);
-    const float d = farthest<32>(x) / -16.0f, inverse = reciprocal(d);
+    const float d = farthest<32>(x, ends) / -16.0f, inverse = reciprocal(d);
     block.d = float_to_half(d);
     // 16 times a rounding above 16 at most: never below 0.
     const auto quant = [inverse](float value) { return least_of(static_cast<int32_t>(value * inverse + 16.5f), 31); };
@@ -41,6 +43,6 @@ void decode(const BlockQ5_0 &block, float *x) {
 }  // namespace
 
 extern const Codec EI_CODEC(q5_0);
-const Codec EI_CODEC(q5_0) = make_codec<BlockQ5_0, 32, encode, decode>(EI_FORMAT_Q5_0);
+const Codec EI_CODEC(q5_0) = make_codec<BlockQ5_0, 32, encode, decode, true>(EI_FORMAT_Q5_0);
 
 }  // namespace ei

@@ -5,7 +5,10 @@ namespace ei {
 namespace {
 
 bool encode(const float *x, const float *, BlockQ8_0 &block) {
-    const float peak = bits_float(float_bits(farthest<32>(x)) & 0x7fffffff), d = peak / 127.0f, inverse = reciprocal(d);
+    const Peaks ends = peaks<32>(x);
+    if (!ends.in_range()) return false;
+    const uint32_t below = ends.below & 0x7fffffff, above = ends.above & 0x7fffffff;
+    const float peak = bits_float(below > above ? below : above), d = peak / 127.0f, inverse = reciprocal(d);
     block.d = float_to_half(d);
     for (int i = 0; i < 32; ++i) {
         const float scaled = x[i] * inverse;
@@ -23,6 +26,6 @@ void decode(const BlockQ8_0 &block, float *x) {
 }  // namespace
 
 extern const Codec EI_CODEC(q8_0);
-const Codec EI_CODEC(q8_0) = make_codec<BlockQ8_0, 32, encode, decode>(EI_FORMAT_Q8_0);
+const Codec EI_CODEC(q8_0) = make_codec<BlockQ8_0, 32, encode, decode, true>(EI_FORMAT_Q8_0);
 
 }  // namespace ei

@@ -34,7 +34,7 @@ struct Offsets {
 
 template <int kMax, bool kFreeMin = false>
 static inline FloatScaleMin fit_scale_min(const float *x, const float *w, const Offsets &offsets) {
-    const Extremes ends = extremes<32>(x);
+    const Extremes ends = extremes<32>(x, peaks<32>(x));
     const float low = kFreeMin ? ends.least : minimum(ends.least, 0.0f), spread = ends.greatest - low;
     if (spread < kTinySpread) return {0.0f, 0.0f - low};
     float above[32], t[32], u[32], v[32];
@@ -89,6 +89,21 @@ static inline float fit_scale(const float *x, const float *w, const float (&inve
     return scale;
 }
 
+// The order of `total` for terms kFirst, kFirst + kStep, ..., kCount of them, of kLanes blocks and of two sums at once: a tree that is walked
+// from its leaves, so that no more than a few sums are under way. term(i, a, b) gives the terms.
+template <int kFirst, int kStep, int kCount, int kLanes, class Term>
+EI_INLINE void totals(const Term &term, float (&a)[kLanes], float (&b)[kLanes]) {
+    if constexpr (kCount == 1) {
+        term(kFirst, a, b);
+    } else {
+        float c[kLanes], d[kLanes];
+        totals<kFirst, 2 * kStep, kCount / 2>(term, a, b);
+        totals<kFirst + kStep, 2 * kStep, kCount / 2>(term, c, d);
+        EI_ROLLED
+        for (int lane = 0; lane < kLanes; ++lane) a[lane] += c[lane], b[lane] += d[lane];
+    }
+}
+
 // `fit_scale` of kLanes blocks of kN at once, x[i][lane]: sums run over i, so that vectors need not be added up across. The same bits.
 template <int kN, int kLanes, int kCandidates, class Quantize>
 static inline void fit_scales(const float (&x)[kN][kLanes], const float (&w)[kN][kLanes], const float (&inverses)[kCandidates],
@@ -104,23 +119,19 @@ static inline void fit_scales(const float (&x)[kN][kLanes], const float (&w)[kN]
         scale[lane] = safe[lane] / inverses[0], best[lane] = 0.0f;
     }
     for (int c = 0; c < kCandidates; ++c) {
-        float inverse[kLanes], t[kN][kLanes], u[kN][kLanes];
+        float inverse[kLanes], squares[kLanes], products[kLanes];
         for (int lane = 0; lane < kLanes; ++lane) inverse[lane] = inverses[c] / safe[lane];
-        EI_ROLLED
-        for (int i = 0; i < kN; ++i) {
+        const auto term = [&](int i, float(&qq)[kLanes], float(&qx)[kLanes]) {
+            EI_ROLLED
             for (int lane = 0; lane < kLanes; ++lane) {
                 const float q = quantize(x[i][lane] * inverse[lane]), wq = w[i][lane] * q;
-                t[i][lane] = wq * q;
-                u[i][lane] = wq * x[i][lane];
+                qq[lane] = wq * q;
+                qx[lane] = wq * x[i][lane];
             }
-        }
-        for (int half = kN / 2; half > 0; half /= 2) {  // the order of `total`
-            for (int i = 0; i < half; ++i) {
-                for (int lane = 0; lane < kLanes; ++lane) t[i][lane] += t[i + half][lane], u[i][lane] += u[i + half][lane];
-            }
-        }
+        };
+        totals<0, 1, kN>(term, squares, products);
         for (int lane = 0; lane < kLanes; ++lane) {
-            const float sum_qq = t[0][lane], sum_qx = u[0][lane];
+            const float sum_qq = squares[lane], sum_qx = products[lane];
             const float a = sum_qx / (sum_qq > 0.0f ? sum_qq : 1.0f), gain = sum_qq > 0.0f ? a * sum_qx : 0.0f;
             scale[lane] = gain > best[lane] ? a : scale[lane];
             best[lane] = gain > best[lane] ? gain : best[lane];
