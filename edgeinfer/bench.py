@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,17 +83,14 @@ def shares(file: Described, measured: Measured) -> Shares | None:
     return Shares(cost.decode_bytes * measured.decode_tps / bandwidth, prefill_ops_per_s / peak)
 
 
-def bench_config(n_past: int, n_threads: int, *, kernels: bool = True, kv_type: KVType = "f16") -> EngineConfig:
+def bench_config(n_past: int, kv_type: KVType = "f16") -> EngineConfig:
     """How an engine is opened to be measured: 16 sequences that share one cache."""
     n_ctx = max(4096, n_past + 2048)
     return EngineConfig(
         n_ctx=n_ctx,
         n_seq_max=max(BATCH),
         n_cells=n_ctx,
-        n_threads=n_threads,
-        n_threads_batch=n_threads,
         kv_type=kv_type,
-        kernels=kernels,
     )
 
 
@@ -215,11 +213,12 @@ def first_logits(engine: Engine) -> None:
     engine.release(0)
 
 
-def end_to_end(model: str, question: str, *, max_tokens: int, n_threads: int, kernels: bool = True) -> EndToEnd:
-    """Ask a question through `LLM` with default sampling. A model without a chat template gets it as plain text."""
+def end_to_end(model: str, question: str, max_tokens: int, **arguments: Any) -> EndToEnd:
+    """Ask a question through an `LLM` with these ``arguments``, with default sampling. A model without a chat template
+    gets it as plain text."""
     from edgeinfer.llm import LLM
 
-    with LLM(model, n_threads=n_threads, kernels=kernels) as llm:
+    with LLM(model, **arguments) as llm:
         prompt = [{"role": "user", "content": question}] if llm.info.chat_template else question
         for _ in llm.stream(prompt, max_tokens=2, seed=0):  # first touch of weights and buffers
             pass

@@ -191,7 +191,9 @@ def _need(file: GGUFFile, sizes: Dimensions, config: EngineConfig, *, ready: boo
 
 def kv_bytes(sizes: Dimensions, config: EngineConfig) -> int:
     """Keys and values of every cell, and the recurrent state of every sequence. Sliding windows count in full: the
-    engine keeps all of them, so that a sequence can be rewound."""
+    engine keeps all of them, so that a sequence can be rewound. Encoders keep nothing."""
+    if not sizes.causal:
+        return 0
     row = sum(sizes.n_kv_heads) * (sizes.head_dim_k + sizes.head_dim_v)
     return int(_cells(config) * row * _KV_BYTES[config.kv_type]) + 4 * sizes.n_state * config.n_seq_max
 
@@ -216,13 +218,15 @@ def _standing_bytes(file: GGUFFile, sizes: Dimensions) -> int:
 
 
 def _computing_bytes(sizes: Dimensions, config: EngineConfig) -> int:
-    """What a context takes besides its cache."""
-    n_batch = min(config.n_batch, _cells(config))
+    """What a context takes besides its cache. An encoder reads a text in one pass, and writes a score for each head,
+    token and position."""
+    n_batch = min(config.n_batch if sizes.causal else max(config.n_batch, config.n_ctx), _cells(config))
+    scores = 0 if sizes.causal else 4 * max(sizes.n_heads) * n_batch * n_batch
     width = max(sizes.n_embd, max(sizes.n_heads) * max(sizes.head_dim_k, sizes.head_dim_v))
     activations = 4 * n_batch * (_FF_BUFFERS * sizes.n_ff + _EMBD_BUFFERS * width)
     mask = 4 * n_batch * _cells(config)
     logits = 2 * 4 * config.n_seq_max * sizes.n_vocab  # in the graph, and handed out
-    return _COMPUTE_BYTES + activations + mask + logits
+    return _COMPUTE_BYTES + activations + mask + scores + logits
 
 
 def repacked_bytes(file: GGUFFile, *, ours: bool = True) -> int:

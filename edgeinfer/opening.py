@@ -85,8 +85,7 @@ def open_model(
     config, kv_cache, about_memory = _fitting(file, config, cap_bytes, kv_cache, kv_auto)
     notices += about_memory
     n_parallel = config.n_seq_max
-    if not isinstance(file, Package) and devices.parse(config.device)[0] not in ("auto", "cpu"):
-        config = dataclasses.replace(config, kernels=False)  # ours compute on the CPU
+    config = with_device_kernels(file, config)
     report, covered = about_kernels(file, config)
     notices += _about_kernels(file, config, report, covered)
     if covered.same_answers:
@@ -210,6 +209,12 @@ def completed(config: EngineConfig, info: ModelInfo) -> tuple[EngineConfig, list
     n_threads = config.n_threads or (tuned.n_threads if tuned else device.default_threads())
     n_threads_batch = config.n_threads_batch or config.n_threads or (tuned.n_threads_batch if tuned else n_threads)
     return dataclasses.replace(config, n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads_batch), notices
+
+
+def with_device_kernels(file: Described, config: EngineConfig) -> EngineConfig:
+    """Without our kernels where llama.cpp is to compute elsewhere than on the CPU, which is where they do."""
+    elsewhere = not isinstance(file, Package) and devices.parse(config.device)[0] not in ("auto", "cpu")
+    return dataclasses.replace(config, kernels=False) if elsewhere else config
 
 
 def _about_kernels(file: Described, config: EngineConfig, report: kernels.KernelReport, covered: Coverage) -> list[str]:

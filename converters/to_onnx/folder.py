@@ -22,13 +22,14 @@ _MARGIN_BYTES = 64 << 20
 @contextlib.contextmanager
 def new_folder(target: Path, n_bytes: int, force: bool) -> Iterator[Path]:
     """A new folder to write ``n_bytes`` into, which becomes ``target`` when the block ends well and vanishes when it
-    does not. What an interrupted run left is cleared away; ``force`` lets an older package be replaced, once the new
-    one is whole.
+    does not. What an interrupted run left is cleared away, or brought back; ``force`` lets an older package be
+    replaced, once the new one is whole.
 
     Raises `UsageError` where ``target`` exists, another process is writing it, or the disk has no room;
     `EdgeInferError` where the disk fails meanwhile.
     """
     target = Path(os.path.abspath(target))
+    _bring_back(target)
     _check_target(target, force)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
@@ -45,6 +46,18 @@ def new_folder(target: Path, n_bytes: int, force: bool) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+def _replaced(target: Path) -> Path:
+    """Where an older package lies for the moment in which the new one takes its name."""
+    return target.with_name(target.name + ".old")
+
+
+def _bring_back(target: Path) -> None:
+    """A run that was killed in that moment left no package by the name."""
+    old = _replaced(target)
+    if (old / MANIFEST).is_file() and not os.path.lexists(target):
+        os.replace(old, target)
 
 
 def _check_target(target: Path, force: bool) -> None:
@@ -97,7 +110,7 @@ def _sync(folder: Path) -> None:
 
 def _put(partial: Path, target: Path) -> None:
     (partial / _LOCK).unlink()
-    old = target.with_name(target.name + ".old")
+    old = _replaced(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.replace(target, old)

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.options import Command, debug_flag, draft_flag, flag, json_flag, kernels_flag, model_flag
+from edgeinfer.cli.options import (
+    Command,
+    debug_flag,
+    device_flags,
+    draft_flag,
+    flag,
+    json_flag,
+    kernels_flag,
+    model_flag,
+)
 from edgeinfer.cli.progress import status
 from edgeinfer.errors import UsageError
 
@@ -71,6 +80,7 @@ _QUESTION = "Explain in a few sentences what a hash table is and when it is a ba
     help="With --prompts: afterwards all of them again, N at once.",
 )
 @draft_flag
+@device_flags
 @flag(
     "--kernels",
     is_flag=True,
@@ -111,6 +121,8 @@ def command(
     prompts: Path | None,
     parallel: int | None,
     draft: str,
+    device: str,
+    require: str | None,
     kernels: bool,
     formats: tuple[str, ...],
     isas: tuple[str, ...],
@@ -138,45 +150,50 @@ def command(
         return
     if formats or isas:
         raise UsageError("--format and --isa say which kernels to measure; give --kernels with them")
+    how = {"kernels": not no_kernels, "n_threads": threads, "device": device, "require": require or ""}
     if prompts is not None:
         from edgeinfer.cli import bench_prompts
 
-        arguments = {"draft": draft, "kernels": not no_kernels, "n_threads": threads, "n_threads_batch": threads}
+        arguments = {"draft": draft, "n_threads_batch": threads, **how}
         measured = bench_prompts.measured(prompts, model, arguments, max_tokens, parallel)
         if as_json:
             click.echo(json.dumps(measured))
         else:
             bench_prompts.show(measured)
         return
-    found = _run(model, not no_kernels, threads, n_past, kv_type, max_tokens)
+    found = _run(model, how, n_past, kv_type, max_tokens)
     if as_json:
         click.echo(json.dumps(found))
     else:
         _print(found)
 
 
-def _run(
-    model: str | None, kernels: bool, threads: int | None, n_past: int, kv_type: KVType, max_tokens: int
-) -> dict[str, Any]:
+def _run(model: str | None, how: dict[str, Any], n_past: int, kv_type: KVType, max_tokens: int) -> dict[str, Any]:
+    """``how``: arguments of `LLM` that are fields of `EngineConfig` too."""
     import dataclasses
 
     import psutil
 
     from edgeinfer import bench, catalog, described, memory
+    from edgeinfer.cli.loading import notice
     from edgeinfer.cli.pulling import download_progress
     from edgeinfer.engines import open_engine
-    from edgeinfer.opening import about_kernels, completed
+    from edgeinfer.opening import about_kernels, completed, with_device_kernels
 
     started = psutil.Process().create_time()
     with download_progress() as progress:
         local = catalog.ensure(model or catalog.DEFAULT_MODEL, progress=progress)
     file = described.read(local.path)
     info = described.info(file, name=local.name)
-    config, _ = completed(bench.bench_config(n_past, threads or 0, kernels=kernels, kv_type=kv_type), info)
+    wanted = dataclasses.replace(bench.bench_config(n_past, kv_type), **how | {"n_threads": how["n_threads"] or 0})
+    config, _ = completed(with_device_kernels(file, wanted), info)
     memory.check(file, config, cap_bytes=None)
     report, covered = about_kernels(file, config)
     runtime = {"llamacpp": "llama.cpp", "onnx": "ONNX Runtime"}[described.engine_of(file)]
     engine = open_engine(described.engine_of(file), local.path, config)
+    placement = getattr(engine, "placement", None)
+    if placement is not None:
+        notice(placement.line)
     try:
         with status("measuring") as said:
             bench.first_logits(engine)
@@ -188,15 +205,16 @@ def _run(
     finally:
         engine.close()
     with status("measuring an answer end to end"):
-        whole = bench.end_to_end(
-            str(local.path), _QUESTION, max_tokens=max_tokens, n_threads=config.n_threads, kernels=kernels
-        )
+        arguments = how | {"n_threads": config.n_threads}
+        whole = bench.end_to_end(str(local.path), _QUESTION, max_tokens, **arguments)
     with status("measuring the machine's limits"):
         share = bench.shares(file, measured)
     return {
         "model": local.name,
         **measured.as_dict(),
         "kv_type": kv_type,
+        "device": config.device,
+        "placement": placement.as_dict() if placement else None,
         "kernels": dataclasses.asdict(report),
         "same_answers": covered.same_answers,
         "share": share.as_dict() if share else None,

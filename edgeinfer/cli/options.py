@@ -25,6 +25,7 @@ __all__ = [
     "Command",
     "Flag",
     "debug_flag",
+    "device_flags",
     "draft_flag",
     "engine_flags",
     "everything",
@@ -202,6 +203,25 @@ draft_flag = flag(
     help="Who guesses ahead, for speed: a model, ngram, auto or off. Answers stay the same.",
 )
 
+device_flags = _all(
+    flag(
+        "--device",
+        type=_device,
+        default="auto",
+        metavar="NAME",
+        section=_MODEL,
+        show_default=True,
+        help="Where to run: cpu, gpu, npu, or a provider such as cuda or openvino:npu (auto: cpu).",
+    ),
+    flag(
+        "--require",
+        type=_device,
+        metavar="NAME",
+        section=_MODEL,
+        help="Fail (exit code 5) unless everything that computes is on this device.",
+    ),
+)
+
 engine_flags = _all(
     draft_flag,
     kernels_flag,
@@ -242,22 +262,7 @@ engine_flags = _all(
         show_default=True,
         help="Disk space for saved conversations, which need not be read again.",
     ),
-    flag(
-        "--device",
-        type=_device,
-        default="auto",
-        metavar="NAME",
-        section=_MODEL,
-        show_default=True,
-        help="Where to run: cpu, gpu, npu, or a provider such as cuda or openvino:npu (auto: cpu).",
-    ),
-    flag(
-        "--require",
-        type=_device,
-        metavar="NAME",
-        section=_MODEL,
-        help="Fail (exit code 5) unless everything that computes is on this device.",
-    ),
+    device_flags,
     flag(
         "--engine",
         type=click.Choice(["auto", "llamacpp", "onnx"]),

@@ -36,7 +36,7 @@ _PART = re.compile(r"(?P<stem>.*)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf", r
 class Dimensions:
     """A model's sizes. Per-layer tuples have ``n_layers`` entries; a layer without attention has 0 heads. ``n_state``
     counts the float32 values that all recurrent layers together keep for one sequence. ``n_swa`` is the sliding
-    window, 0 without."""
+    window, 0 without; of an encoder, whose tokens see those after them too, ``causal`` is false."""
 
     architecture: str
     n_layers: int
@@ -50,6 +50,7 @@ class Dimensions:
     head_dim_v: int
     n_swa: int
     n_state: int
+    causal: bool
 
 
 def read(path: str | Path) -> GGUFFile:
@@ -190,6 +191,7 @@ def dimensions(file: GGUFFile) -> Dimensions:
         head_dim_v,
         keys.size("attention.sliding_window", 0, _MAX_CONTEXT, 0),
         _state_size(keys, n_layers, n_embd),
+        file.metadata.flag(f"{file.architecture}.attention.causal", True),
     )
     _check_experts(keys, n_layers)
     _check_rope(keys, head_dim_k)

@@ -63,7 +63,8 @@ def test_every_prompt_with_and_without(drafting_llm: Any, capsys: pytest.Capture
     assert "parallel" not in found
     ((model, arguments),) = drafting_llm.opened
     assert model == "m"
-    assert arguments == {"draft": "ngram", "kernels": False, "n_threads": 1, "n_threads_batch": 1}
+    threads = {"n_threads": 1, "n_threads_batch": 1}
+    assert arguments == {"draft": "ngram", "kernels": False, "device": "auto", "require": "", **threads}
 
 
 def test_who_is_first_alternates_and_nothing_is_reused(

@@ -60,9 +60,9 @@ def reshaped(made: File) -> None:
 
 WRONG: list[tuple[Callable[[File], None], type[EdgeInferError], str]] = [
     (key("general.architecture", STRING, "mamba"), UnsupportedModel, "'mamba'.*llama, qwen2, qwen3, gemma3"),
-    (without("blk.1.attn_q.weight", "output_norm.weight"), FormatError, r"missing: blk\.1\.attn_q\.w.*, output_norm"),
-    (extra, FormatError, r"unexpected: another\.weight, blk\.0\.surprise\.weight"),
-    (reshaped, FormatError, r"blk\.1\.ffn_up\.weight \[480, 256\] instead of \[512, 256\]"),
+    (without("blk.1.attn_q.weight", "output_norm.weight"), FormatError, r"missing: 'blk\.1\.attn_q\.w.*, 'output_norm"),
+    (extra, FormatError, r"unexpected: 'another\.weight', 'blk\.0\.surprise\.weight"),
+    (reshaped, FormatError, r"blk\.1\.ffn_up\.weight' \[480, 256\] instead of \[512, 256\]"),
     (key("llama.expert_count", U32, 4), FormatError, "expert"),
     (key("llama.rope.dimension_count", U32, 32), UnsupportedModel, "only 32 of the 64 elements"),
     (key("llama.rope.scaling.type", STRING, "longrope"), UnsupportedModel, "longrope"),

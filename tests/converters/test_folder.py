@@ -199,6 +199,20 @@ def test_what_a_killed_run_left_is_cleared_away(model: Path, tmp_path: Path) -> 
     package.read(tmp_path / "out").check_hashes()
 
 
+def test_a_package_that_was_being_replaced_comes_back(tmp_path: Path) -> None:
+    """A kill between two renames left it beside its name."""
+    old = tmp_path / "out.old"
+    old.mkdir()
+    (old / package.MANIFEST).write_text("{}")
+    with pytest.raises(UsageError, match="exists; --force replaces it"), new_folder(tmp_path / "out", 0, False):
+        pytest.fail("it was replaced")
+    assert names(tmp_path) == ["out"]
+    with new_folder(tmp_path / "out", 0, True) as folder:
+        (folder / package.MANIFEST).write_text("new")
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out" / package.MANIFEST).read_text() == "new"
+
+
 def test_files_are_on_disk_before_the_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda _handle: done.append("file"))
