@@ -57,13 +57,14 @@ class CostCurve:
 
 
 class Price:
-    """Milliseconds by number of rows at one depth: linear between the measured ones, the last slope beyond."""
+    """Milliseconds by number of rows at one depth: linear between the measured ones. Beyond, a row costs what the last
+    ones did, and no less than those of the longest pass did on average: where that had luck, none is free."""
 
     def __init__(self, ms: npt.NDArray[np.float64]) -> None:
         whole = np.interp(np.arange(ROWS[-1] + 1), ROWS, ms)
         whole[0] = 0.0
         self._ms: list[float] = whole.tolist()
-        self._slope = float(ms[-1] - ms[-2]) / (ROWS[-1] - ROWS[-2])
+        self._slope = max(float(ms[-1] - ms[-2]) / (ROWS[-1] - ROWS[-2]), float(ms[-1]) / ROWS[-1])
 
     def __call__(self, n_rows: int) -> float:
         last = len(self._ms) - 1

@@ -20,12 +20,14 @@ _MOST_AHEAD = 12  # tokens of an outlook: a longer one only repeats the same sum
 class Economy:
     """The prices of one step. ``price``: the target's pass by rows; ``n_rows``: rows that it has without drafts;
     ``n_decoding``: how many of them bring a token; ``gain``: what drafts have been winning; ``caution``: what
-    drafted steps have cost over what they were expected to."""
+    drafted steps have cost over what they were expected to.
+
+    Rows of prompts beside make a step long, but do not make drafts cheap: what a draft saves is steps of those who
+    decode."""
 
     def __init__(self, price: Price, n_rows: int, n_decoding: int, *, gain: float = 1.0, caution: float = 1.0) -> None:
         self._price, self._n_rows = price, n_rows
-        self.base_ms = price(n_rows)
-        self.rate = max(gain, 1.0) * n_decoding / self.base_ms
+        self.rate = max(gain, 1.0) * n_decoding / price(n_decoding)
         self._caution = caution
 
     def tokens(self, ms: float) -> float:

@@ -33,13 +33,14 @@ class Checked:
 class Step:
     """One step's time. ``price``: the target's passes at its depth; ``draft_ms``: what drafting took, of which
     ``guess_ms`` and ``read_ms`` are what the draft model's guesses and reading should have taken; ``n_rows`` were in
-    the target's pass, which took ``pass_ms``."""
+    the target's pass, which took ``pass_ms``, ``n_reading`` of them prompts'."""
 
     price: Price
     draft_ms: float = 0.0
     guess_ms: float = 0.0
     read_ms: float = 0.0
     n_rows: int = 0
+    n_reading: int = 0
     pass_ms: float = 0.0
 
 
@@ -100,7 +101,7 @@ class Ledger:
         n_drafted = sum(outcome.n_drafted for outcome in outcomes)
         plain_ms, expected_ms = step.price(step.n_rows - n_drafted), step.price(step.n_rows)
         self._charge(outcomes, step, n_drafted, plain_ms, expected_ms)
-        if step.n_rows <= 2 * ROWS[-1]:  # what others have in the pass, it would have without drafts too
+        if not step.n_reading and step.n_rows <= 2 * ROWS[-1]:  # a prompt beside would be read without drafts too
             self._observe(outcomes, step, n_drafted > 0, plain_ms, expected_ms + step.guess_ms + step.read_ms)
 
     def _charge(
@@ -110,7 +111,8 @@ class Ledger:
         where that says more or less. Reading is an investment, weighed when it was made."""
         slow = step.pass_ms / expected_ms / math.exp(self._drift[False])
         expected_ms = step.guess_ms + expected_ms * min(max(slow, 0.8), 1.6 if n_drafted else 1.0)
-        cost = max(0.0, expected_ms - plain_ms) * len(outcomes) / plain_ms
+        decode_ms = step.price(step.n_rows - n_drafted - step.n_reading)
+        cost = max(0.0, expected_ms - plain_ms) * len(outcomes) / decode_ms
         for outcome in outcomes:
             account = self._of(outcome.key)
             part = outcome.n_drafted / n_drafted if n_drafted else 1 / len(outcomes)

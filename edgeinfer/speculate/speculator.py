@@ -96,7 +96,7 @@ class Speculator:
         holds up. ``n_running`` requests are in flight, some of them still read their prompts. Raises
         `ForwardCancelled` when interrupted."""
         begin = time.perf_counter()
-        self._step = Step(self._step.price)
+        self._step = Step(self._step.price, n_reading=n_other_rows - n_beside)
         self._n_running = max(n_running, len(wants))
         chains = [_Chain(want) for want in wants]
         for want, chain in zip(wants, chains, strict=True):

@@ -71,6 +71,12 @@ def test_an_outlook_looks_past_steps(
     assert n_tokens == pytest.approx(0.0) or found > 0
 
 
+def test_a_prompt_beside_makes_no_draft_cheap() -> None:
+    """A long pass hides what a draft adds to it; what it saves is short passes of those who decode."""
+    alone, beside = (Economy(STEEP.at(32), n_rows, 4) for n_rows in (4, 68))
+    assert beside.growth(0, 1) >= alone.growth(0, 1) > 0
+
+
 def test_prices_decide() -> None:
     likely = falling([0.9] * 8)
     assert best_length(likely, Economy(FLAT.at(32), 1, 1))[0] == 8
