@@ -7,7 +7,7 @@ import scripted_drafts
 
 from edgeinfer import env
 from edgeinfer.speculate import costs
-from edgeinfer.speculate.costs import ROWS
+from edgeinfer.speculate.costs import ROWS, CostCurve
 
 FLAT, STEEP = scripted_drafts.FLAT, scripted_drafts.STEEP
 
@@ -47,6 +47,14 @@ def test_a_damaged_entry_counts_as_none(entry: str) -> None:
 def test_growth_in_passes_of_one_token() -> None:
     assert FLAT.growth(32) == dict.fromkeys(ROWS, 1.0)
     assert STEEP.growth(512) == pytest.approx({n: n for n in ROWS})
+
+
+def test_rows_beyond_those_measured_are_not_free() -> None:
+    """Where 16 rows were measured no dearer than 12."""
+    ms = (*STEEP.ms[0][:-1], STEEP.ms[0][-2])
+    price = CostCurve((32, 512), (ms, ms), 1.0).at(32)
+    assert price(16) == price(12)
+    assert price(24) == pytest.approx(1.5 * price(16))
 
 
 @pytest.mark.parametrize("text", ["", "[" * 100_000, "\0\xff", '{"version": 1, "costs": []}', "[1]"])
