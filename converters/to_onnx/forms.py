@@ -114,10 +114,11 @@ def restored(type_name: str, rows: Bytes) -> Floats:
     """What rows of a type in `OWN` stand for, ``(rows, columns)``."""
     form, parts = OWN[type_name], _parted(OWN[type_name], rows)
     q = parts.q if form.bits == 8 else np.stack([parts.q & 15, parts.q >> 4], axis=-1).reshape(*parts.scales.shape, -1)
-    weights = (q.astype(np.float32) - np.float32(1 << (form.bits - 1))) * parts.scales[..., None]
+    weights: Floats = (q.astype(np.float32) - np.float32(1 << (form.bits - 1))) * parts.scales[..., None]
     if parts.offsets is not None:
         weights += parts.offsets[..., None]
-    return weights.reshape(len(rows), -1)
+    made: Floats = weights.reshape(len(rows), -1)
+    return made
 
 
 def _as_bytes(floats: Floats) -> Bytes:

@@ -1,4 +1,4 @@
-"""The order of rows within heads: a graph rotates rows i and i + half together, and some sources have them side by side.
+"""The order of rows within heads: a graph rotates rows i and i + half together, which lie side by side in some sources.
 Exact, as blocks lie along rows."""
 
 from __future__ import annotations

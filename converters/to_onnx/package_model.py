@@ -47,7 +47,7 @@ class _Vector:
         self.tensor = SourceTensor(values.shape, "F32", values.nbytes)
 
     def read(self, first: int, n_rows: int) -> Bytes:
-        return self._values.view(np.uint8)[None]
+        return self._values.view(np.uint8)[None][first : first + n_rows]
 
 
 class _TableRows:
@@ -75,10 +75,10 @@ class PackageSource:
             return self._rows[name].read(first, n_rows)
         tensor, dim = self.tensors[name], self._order.dim
         if len(tensor.shape) == 1:
-            whole = self._rows[name].read(0, 1).view("<f4")[0]
-            return whole[self._order.of_source(len(whole))].view(np.uint8)[None]
+            whole: Floats = self._rows[name].read(0, 1).view("<f4")[0]
+            return np.ascontiguousarray(whole[self._order.of_source(len(whole))]).view(np.uint8)[None]
         low, high = first // dim * dim, -(-(first + n_rows) // dim) * dim
-        found = self._rows[name].read(low, high - low)[self._order.of_source(high - low)]
+        found: Bytes = self._rows[name].read(low, high - low)[self._order.of_source(high - low)]
         return found[first - low : first - low + n_rows]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -215,7 +215,11 @@ class _BlockRows:
         self._files.kind(f"{at}.q", 2, _UINT8)
         self._files.kind(f"{at}.scales", 2, _FLOAT)
         (n_rows, found), scales = self._files.shape(f"{at}.q"), self._files.shape(f"{at}.scales")
-        if found != n or scales != (n_rows, -(-n // CORRECTION_BLOCK)) or n_rows != self._files.shape(f"{self._place.region}.q")[0]:
+        if (
+            found != n
+            or scales != (n_rows, -(-n // CORRECTION_BLOCK))
+            or n_rows != self._files.shape(f"{self._place.region}.q")[0]
+        ):
             raise self._files.fail(f"{at}.q", f"is of shape {[n_rows, found]}")
 
     def read(self, first: int, n_rows: int) -> Bytes:
@@ -279,12 +283,12 @@ class _ColumnRows:
         scales = self._files.floats(f"{at}.scales", 0, (self._n_rows, 1))
         return restored_offsets(np.ascontiguousarray(q.T), scales, n)
 
-    def _steps(self, q: Bytes, first: int, n_rows: int) -> npt.NDArray[Any]:
+    def _steps(self, q: Bytes, first: int, n_rows: int) -> Bytes:
         """Weights of some rows, a byte each, around the middle of their range, (n_rows, columns)."""
         if not self._packed:
-            whole = q[:, first : first + n_rows].T
+            whole: Bytes = q[:, first : first + n_rows].T
             return whole ^ np.uint8(128) if self._form.bits == 8 else whole + np.uint8(8) & np.uint8(15)
         low, high = first // 2, -(-(first + n_rows) // 2)
         pairs = q[:, low:high]
-        apart = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(self._n_cols, -1) ^ np.uint8(8)
+        apart: Bytes = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(self._n_cols, -1) ^ np.uint8(8)
         return apart[:, first - 2 * low : first - 2 * low + n_rows].T
