@@ -138,7 +138,7 @@ def _decoder(package: Package, rows: Mapping[str, Rows]) -> tuple[Decoder, dict[
     names: tuple[str, ...] = ()
     if sizes.rope_frequencies_long is not None:
         names = (SHORT, LONG)
-    elif _ROPE in decoder.optional and _differing(decoder.stored_sizes(), sizes):
+    elif _ROPE in decoder.optional and "rope_frequencies" in _differing(decoder.stored_sizes(), sizes):
         names = (_ROPE,)
     if names:
         pairs = SourceTensor((max(1, decoder.rope.head_dim // 2),), "F32", 0)

@@ -11,7 +11,7 @@ from edgeinfer.converters.to_onnx.export import VARIANTS, write_package
 from edgeinfer.converters.to_onnx.forms import OWN, Form
 from edgeinfer.converters.to_onnx.mixture import FLOAT_QUANTS, Mixture
 from edgeinfer.converters.to_onnx.opening import Model, opened
-from edgeinfer.converters.to_onnx.requantize import QUANTS
+from edgeinfer.converters.to_onnx.requantize import BLOCKS, QUANTS
 from edgeinfer.converters.to_onnx.rounding import Rounding
 from edgeinfer.errors import UnsupportedQuant, UsageError
 from edgeinfer.onnx.package import Package
@@ -66,9 +66,11 @@ def _check_change(model: Model, package: Package, mixture: Mixture) -> None:
     tensors = {name: tensor for name, tensor in model.source.tensors.items() if name in package.tensors}
     matrices = {name: tensor for name, tensor in tensors.items() if len(tensor.shape) > 1}
     if all(_made(mixture, name, tensor) == _stored(package, name, tensor) for name, tensor in matrices.items()):
+        unfit = any(tensor.n_cols % BLOCKS[0] for tensor in matrices.values())
+        why = f" (rows that are no whole blocks of {BLOCKS[0]} stay floats)" if unfit else ""
         raise UsageError(
-            f"{package.folder} is {package.mode}, and every matrix has the form already that it would get; nothing "
-            "was written"
+            f"{package.folder} is {package.mode}, and every matrix has the form already that it would get{why}; "
+            "nothing was written"
         )
 
 
