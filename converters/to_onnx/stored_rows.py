@@ -261,7 +261,7 @@ class _ColumnRows:
         rows = slice(first, first + n_rows)
         steps = self._steps(q, first, n_rows)
         if self._form.bits == 4:
-            steps = steps[:, 0::2] | steps[:, 1::2] << 4
+            steps = (steps[:, 0::2] | steps[:, 1::2] << 4).astype(np.uint8, copy=False)
         steps = np.ascontiguousarray(steps).reshape(n_rows, self._n_cols // self._form.block, -1)
         parts = Parts(steps, np.ascontiguousarray(scales[:, rows].T), None if offsets is None else offsets[rows])
         return joined(parts)
@@ -286,9 +286,10 @@ class _ColumnRows:
     def _steps(self, q: Bytes, first: int, n_rows: int) -> Bytes:
         """Weights of some rows, a byte each, around the middle of their range, (n_rows, columns)."""
         if not self._packed:
-            whole: Bytes = q[:, first : first + n_rows].T
-            return whole ^ np.uint8(128) if self._form.bits == 8 else whole + np.uint8(8) & np.uint8(15)
+            whole = q[:, first : first + n_rows].T
+            around = whole ^ np.uint8(128) if self._form.bits == 8 else whole + np.uint8(8) & np.uint8(15)
+            return around.astype(np.uint8, copy=False)
         low, high = first // 2, -(-(first + n_rows) // 2)
         pairs = q[:, low:high]
-        apart: Bytes = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(self._n_cols, -1) ^ np.uint8(8)
-        return apart[:, first - 2 * low : first - 2 * low + n_rows].T
+        apart = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(self._n_cols, -1) ^ np.uint8(8)
+        return apart[:, first - 2 * low : first - 2 * low + n_rows].T.astype(np.uint8, copy=False)

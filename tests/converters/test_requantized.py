@@ -86,8 +86,8 @@ def test_a_package_of_floats_is_as_good_as_its_source(case: str, tmp_path: Path)
     whole = export(folder, tmp_path / "f32", quant="f32", name="m")
     several = case in ("llama", "mixtral", "phi3-long", "bert")
     for quant in ("int8", "int4") if several else ("bf16",) if case == "llama-odd" else ("int8",):
-        wanted = export(folder, tmp_path / quant, quant=quant, name="m")  # type: ignore[arg-type]
-        made = quantized(tmp_path / "f32", tmp_path / f"again-{quant}", quant)  # type: ignore[arg-type]
+        wanted = export(folder, tmp_path / quant, quant=quant, name="m")
+        made = quantized(tmp_path / "f32", tmp_path / f"again-{quant}", quant)
         assert contents(tmp_path / f"again-{quant}") == contents(tmp_path / quant)
         assert (made.tensors, made.measured) == (wanted.tensors, wanted.measured)
         assert (made.name, made.mode, made.hyperparameters) == ("m", quant, wanted.hyperparameters)
@@ -114,7 +114,7 @@ def test_blocks_are_read_as_they_are_computed(type_name: str, tmp_path: Path) ->
     model = written(small_model("llama", default=type_name), tmp_path)
     exact = weights(model)
     for variants in (("cpu",), ("npu",)):
-        made = export(model, tmp_path / variants[0], variant=variants, n_ctx=64)  # type: ignore[arg-type]
+        made = export(model, tmp_path / variants[0], variant=variants, n_ctx=64)
         quantized(tmp_path / variants[0], tmp_path / f"{variants[0]}-f32", "f32")
         for folder in (tmp_path / variants[0], tmp_path / f"{variants[0]}-f32"):
             found = weights(folder)
@@ -228,7 +228,7 @@ def test_longer_blocks_and_better_scales(tmp_path: Path) -> None:
     export(folder, tmp_path / "f32", quant="f32")
     errors = {}
     for method in ("rtn", "search"):
-        rounding: Any = Rounding(method)  # type: ignore[arg-type]
+        rounding: Any = Rounding(method)
         made = quantized(tmp_path / "f32", tmp_path / method, "int4", block=64, rounding=rounding)
         errors[method] = made.measured["relative_error"]
         assert made.tensors["blk.0.attn_q.weight"].block == 64
