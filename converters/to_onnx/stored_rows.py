@@ -287,9 +287,10 @@ class _ColumnRows:
         """Weights of some rows, a byte each, around the middle of their range, (n_rows, columns)."""
         if not self._packed:
             whole = q[:, first : first + n_rows].T
-            around = whole ^ np.uint8(128) if self._form.bits == 8 else whole + np.uint8(8) & np.uint8(15)
-            return around.astype(np.uint8, copy=False)
+            unsigned: Bytes = whole ^ np.uint8(128) if self._form.bits == 8 else whole + np.uint8(8) & np.uint8(15)
+            return unsigned
         low, high = first // 2, -(-(first + n_rows) // 2)
         pairs = q[:, low:high]
         apart = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(self._n_cols, -1) ^ np.uint8(8)
-        return apart[:, first - 2 * low : first - 2 * low + n_rows].T.astype(np.uint8, copy=False)
+        steps: Bytes = apart[:, first - 2 * low : first - 2 * low + n_rows].T
+        return steps
