@@ -10,9 +10,9 @@ from edgeinfer.converters.architectures.decoder import Decoder, LongRope
 from edgeinfer.converters.sources import View
 from edgeinfer.gguf import GGUFFile
 
-__all__ = ["describe"]
+__all__ = ["LONG", "SHORT", "describe"]
 
-_SHORT, _LONG = "rope_factors_short.weight", "rope_factors_long.weight"
+SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"
 
 
 def describe(file: GGUFFile) -> Decoder:
@@ -33,7 +33,7 @@ def describe(file: GGUFFile) -> Decoder:
         }
     required = without(plain.required, "attn_q.weight", "attn_k.weight", "attn_v.weight", "ffn_gate.weight")
     made = replace(plain, required={**required, **each_layer(plain, shapes)}, views=views)
-    return _with_long_rope(made, file) if _LONG in file.tensors or _SHORT in file.tensors else made
+    return _with_long_rope(made, file) if LONG in file.tensors or SHORT in file.tensors else made
 
 
 def _with_long_rope(plain: Decoder, file: GGUFFile) -> Decoder:
@@ -43,8 +43,8 @@ def _with_long_rope(plain: Decoder, file: GGUFFile) -> Decoder:
     n_ctx_short = meta.integer("phi3.rope.scaling.original_context_length", plain.sizes.n_ctx_train)
     return replace(
         plain,
-        required={**plain.required, _SHORT: (n_pairs,), _LONG: (n_pairs,)},
+        required={**plain.required, SHORT: (n_pairs,), LONG: (n_pairs,)},
         rope=rope,
-        rope_factors=_SHORT,
-        rope_long=LongRope(n_ctx_short, _LONG, rope),
+        rope_factors=SHORT,
+        rope_long=LongRope(n_ctx_short, LONG, rope),
     )

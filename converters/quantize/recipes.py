@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from edgeinfer.errors import UsageError
 from edgeinfer.gguf import TENSOR_TYPES, TensorType
 
-__all__ = ["FILE_TYPES", "OUR_TYPES", "Layout", "Override", "parse_override", "parse_quant", "tensor_type"]
+__all__ = [
+    "EMBEDDINGS_KEPT",
+    "FILE_TYPES",
+    "OUR_TYPES",
+    "Layout",
+    "Override",
+    "matches",
+    "parse_override",
+    "parse_quant",
+    "tensor_type",
+]
 
 FILE_TYPES: Mapping[str, int] = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12,
@@ -39,7 +49,8 @@ _SMALLER_ROWS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "Q2_K": "Q4_0",
 
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)\.weight")
 _KEPT = ("ffn_gate_inp", "ffn_gate_inp_shexp")  # routers of experts: small, and what they choose is all or nothing
-_EMBEDDINGS_KEPT = ("position_embd.weight", "token_types.weight")
+EMBEDDINGS_KEPT = ("position_embd.weight", "token_types.weight")
+"""Tables of encoders that are added to, not multiplied: they stay floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +69,12 @@ class Override:
     pattern: str
     type: TensorType
 
-    def matches(self, name: str) -> bool:
-        """As a wildcard over the whole name (``*`` and ``?``), or as a part of it where it has none."""
-        if any(sign in self.pattern for sign in "*?["):
-            return fnmatch.fnmatchcase(name, self.pattern)
-        return self.pattern in name
+
+def matches(pattern: str, name: str) -> bool:
+    """As a wildcard over the whole name (``*`` and ``?``), or as a part of it where it has none."""
+    if any(sign in pattern for sign in "*?["):
+        return fnmatch.fnmatchcase(name, pattern)
+    return pattern in name
 
 
 def parse_quant(text: str) -> str:
@@ -87,10 +99,10 @@ def tensor_type(
 ) -> TensorType:
     """The type of one tensor; ``shape`` rows first. Vectors, routers and positions stay F32. Raises `UsageError` for an
     override that the tensor's rows do not allow."""
-    if len(shape) < 2 or not name.endswith(".weight") or name in _EMBEDDINGS_KEPT:
+    if len(shape) < 2 or not name.endswith(".weight") or name in EMBEDDINGS_KEPT:
         return _BY_NAME["F32"]
     for override in overrides:
-        if override.matches(name):
+        if matches(override.pattern, name):
             if shape[-1] % override.type.block_size:
                 raise UsageError(
                     f"--tensor-type {override.pattern}={override.type.name}: {name} has rows of {shape[-1]}, "

@@ -10,22 +10,22 @@ from typing import Literal
 
 from edgeinfer import __version__
 from edgeinfer.catalog.store import Progress, Quiet
-from edgeinfer.converters.architectures import describe
-from edgeinfer.converters.architectures.decoder import Decoder, with_factors
-from edgeinfer.converters.sources import TensorSource, ViewSource
-from edgeinfer.converters.to_onnx.floats import FLOAT_QUANTS, FloatSource
+from edgeinfer.converters.architectures.decoder import Decoder
+from edgeinfer.converters.to_onnx.floats import FloatSource
 from edgeinfer.converters.to_onnx.folder import new_folder
+from edgeinfer.converters.to_onnx.forms import OWN
 from edgeinfer.converters.to_onnx.genai import write_genai
 from edgeinfer.converters.to_onnx.graph_files import Job, described, write_dynamic, write_static
+from edgeinfer.converters.to_onnx.mixture import FormOverride, Mixture
 from edgeinfer.converters.to_onnx.opening import Model, opened
-from edgeinfer.converters.to_onnx.requantize import BLOCKS, Block, Quant, check_quant
+from edgeinfer.converters.to_onnx.requantize import BLOCKS, Block, Quant
 from edgeinfer.converters.to_onnx.rounding import Rounding
 from edgeinfer.converters.to_onnx.space import package_bytes
 from edgeinfer.errors import UnsupportedModel, UsageError
 from edgeinfer.gguf import writer as gguf_writer
-from edgeinfer.onnx.package import MANIFEST, VOCABULARY, Package, Variant
+from edgeinfer.onnx.package import MANIFEST, VOCABULARY, Origin, Package, TensorForm, Variant
 
-__all__ = ["NPU_CTX", "VARIANTS", "VariantName", "export"]
+__all__ = ["NPU_CTX", "VARIANTS", "VariantName", "export", "write_package"]
 
 VariantName = Literal["cpu", "npu", "cuda"]
 VARIANTS: tuple[VariantName, ...] = ("cpu", "npu", "cuda")
@@ -39,6 +39,7 @@ def export(
     variant: Sequence[VariantName] = ("cpu",),
     quant: Quant = "keep",
     block: Block = 32,
+    overrides: Sequence[FormOverride] = (),
     rounding: Rounding | None = None,
     name: str | None = None,
     n_ctx: int | None = None,
@@ -46,48 +47,64 @@ def export(
     progress: Progress | None = None,
     reference: str | None = None,
 ) -> Package:
-    """Convert a GGUF model, or the checkpoint in a folder, into a new folder, and answer what was made.
+    """Convert a GGUF model, the checkpoint in a folder, or a package, into a new folder, and answer what was made.
 
     Everything that can be known beforehand is checked before anything is written: the file's structure, its
     architecture, every tensor's name, shape and type, room on the disk. Memory: one piece of a tensor, some ten MB,
     beside the header; of variant ``npu``, whose matrices are transposed, also the pages of the one that is written.
     ``block`` weights share a scale where ``quant`` is int4, which ``rounding`` rounds to (None: to the nearest).
+    ``overrides``: other quantizations for matrices whose names match.
     ``n_ctx`` is the context of that variant's graphs (None: `NPU_CTX`, or the model's where that is less). ``force``
     replaces an older package. ``reference``: what to call a checkpoint, such as hf:owner/repo.
 
-    Raises what `gguf.read` and `open_model` do; `UnsupportedModel` for an architecture that has no ONNX form or none
-    for that variant, `UnsupportedQuant` for tensors that cannot be kept, `FormatError` naming every tensor that is
-    missing or unexpected, `UsageError` for a folder that is there already, a disk without room or a context beyond the
-    model's.
+    Raises what `opened` does; `UnsupportedModel` for an architecture that has no ONNX form or none for that variant,
+    `UnsupportedQuant` for tensors that cannot be kept, `UsageError` for a folder that is there already, a disk without
+    room, a context beyond the model's or an override that matches nothing.
     """
     if block not in BLOCKS:
         raise UsageError(f"blocks of {block} weights are wanted; there are {', '.join(map(str, BLOCKS))}")
+    mixture = Mixture(quant, block, tuple(overrides))
+    with opened(Path(path), reference, progress) as model:
+        return write_package(
+            *(model, Path(folder), mixture, variant),
+            rounding=rounding,
+            name=name,
+            n_ctx=n_ctx,
+            force=force,
+            progress=progress,
+        )
+
+
+def write_package(
+    model: Model,
+    folder: Path,
+    mixture: Mixture,
+    variant: Sequence[VariantName],
+    *,
+    rounding: Rounding | None = None,
+    name: str | None = None,
+    n_ctx: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Package:
+    """`export` of an open model."""
     shown = progress or Quiet()
     names = tuple(dict.fromkeys(variant))
-    with opened(Path(path), reference, shown) as model:
-        for note in model.notes:
-            shown.note(note)
-        decoder = describe(model.file)
-        decoder.check(model.source.tensors, model.source.label)
-        decoder = with_factors(decoder, model.source)
-        source = _seen(model.source, decoder, quant)
-        check_quant(source, quant)
-        _check_variants(decoder, names, model)
-        needed = package_bytes(source, quant, decoder, names)
-        n_graphs = bool({"cpu", "cuda"} & {*names}) + ("npu" in names)
-        total = n_graphs * sum(tensor.n_rows * tensor.row_bytes for tensor in source.tensors.values())
-        n_ctx = _context(decoder.sizes.n_ctx_train, n_ctx)
-        with new_folder(Path(folder), needed, force) as made:
-            job = Job(model.file, decoder, source, quant, made, _counter(shown, total), rounding or Rounding(), block)
-            package = _package(job, names, name or model.name, n_ctx, model)
-    return replace(package, folder=Path(folder))
-
-
-def _seen(source: TensorSource, decoder: Decoder, quant: Quant) -> TensorSource:
-    """The source as the graph wants it."""
-    if decoder.views:
-        source = ViewSource(source, decoder.views)
-    return FloatSource(source, FLOAT_QUANTS[quant]) if quant in FLOAT_QUANTS else source
+    for note in model.notes:
+        shown.note(note)
+    decoder, source = model.decoder, model.source
+    mixture.check(source)
+    kinds = mixture.float_types(source.tensors)
+    source = FloatSource(source, kinds) if kinds else source
+    _check_variants(decoder, names, model)
+    needed = package_bytes(source, mixture, decoder, names)
+    n_graphs = bool({"cpu", "cuda"} & {*names}) + ("npu" in names)
+    total = n_graphs * sum(tensor.n_rows * tensor.row_bytes for tensor in source.tensors.values())
+    n_ctx = _context(decoder.sizes.n_ctx_train, n_ctx)
+    with new_folder(folder, needed, force) as made:
+        job = Job(model.file, decoder, source, mixture, made, _counter(shown, total), rounding or Rounding())
+        package = _package(job, names, name or model.name, n_ctx, model)
+    return replace(package, folder=folder)
 
 
 def _check_variants(decoder: Decoder, names: Sequence[VariantName], model: Model) -> None:
@@ -130,8 +147,7 @@ def _package(job: Job, names: Sequence[VariantName], name: str, n_ctx: int, mode
         beside += write_genai(job.file, job.decoder, job.folder, dynamic.model)
     if "npu" in names:
         made["npu"] = write_static(job, n_ctx)
-    if isinstance(job.source, FloatSource):
-        job.measured |= job.source.measured
+    _measure(job, model.package)
     with (job.folder / VOCABULARY).open("xb") as stream:
         keys = {key: job.file.metadata.stored(key) for key in job.file.metadata if not key.startswith("split.")}
         gguf_writer.write(stream, keys, [])
@@ -143,11 +159,36 @@ def _package(job: Job, names: Sequence[VariantName], name: str, n_ctx: int, mode
         source_file=model.file_name,
         source_sha256=model.sha256(),
         converter=f"edgeinfer {__version__}",
-        mode=job.quant,
-        tensors=job.tensors,
+        mode=job.mixture.quant,
+        tensors=_forms(job, model.package),
         variants=made,
         files=described(job.folder, beside),
         measured=job.measured,
+        origin=_origin(model.package),
     )
     (job.folder / MANIFEST).write_text(package.json(), encoding="utf-8")
     return package
+
+
+def _measure(job: Job, package: Package | None) -> None:
+    """Errors are of what goes in; of a package that was rounded itself, its own is kept beside them."""
+    if isinstance(job.source, FloatSource):
+        floats = job.source.measured
+        job.measured |= {f"float_{key}": floats[key] for key in floats} if "relative_error" in job.measured else floats
+    if package is not None and "relative_error" in package.measured:
+        job.measured["source_relative_error"] = package.measured["relative_error"]
+
+
+def _forms(job: Job, package: Package | None) -> dict[str, TensorForm]:
+    """Blocks of a package have no GGUF type but the one that they had in its source."""
+
+    def named(name: str, form: TensorForm) -> TensorForm:
+        known = package.tensors.get(name) if package else None
+        own = form.type in OWN or len(job.source.tensors[name].shape) == 1
+        return replace(form, type=known.type) if known and own else form
+
+    return {name: named(name, form) for name, form in job.tensors.items()}
+
+
+def _origin(package: Package | None) -> Origin | None:
+    return (package.origin or Origin(package.source_file, package.source_sha256)) if package else None

@@ -1,4 +1,4 @@
-"""A source's matrices as floats of one type, whatever they are: what --quant f32, f16 and bf16 ask for."""
+"""A source's matrices as floats, whatever they are: what --quant f32, f16 and bf16 ask for."""
 
 from __future__ import annotations
 
@@ -11,43 +11,40 @@ from edgeinfer.converters.to_onnx.requantize import values
 from edgeinfer.errors import FormatError
 from edgeinfer.kernels.formats import FORMATS
 
-__all__ = ["FLOAT_QUANTS", "FloatSource"]
+__all__ = ["FloatSource"]
 
-FLOAT_QUANTS: Mapping[str, str] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
-"""What a user writes -> the type."""
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _MOST = 65504.0
 
 
 class FloatSource:
-    """Vectors stay as they are: nobody gains from fewer bits of theirs. What rounding costs is added up as it is read;
-    reading twice counts twice, which changes no ratio."""
+    """``kinds``: the types of those that are to be floats; the others stay as they are. What rounding costs is added up
+    as it is read; reading twice counts twice, which changes no ratio."""
 
-    def __init__(self, source: TensorSource, kind: str) -> None:
+    def __init__(self, source: TensorSource, kinds: Mapping[str, str]) -> None:
         self.label = source.label
         self._source = source
-        self._kind = kind
         self._error = self._power = 0.0
-        self.tensors = {
+        made = {name: (source.tensors[name], kind) for name, kind in kinds.items()}
+        self.tensors = dict(source.tensors) | {
             name: SourceTensor(tensor.shape, kind, tensor.n_cols * _ITEM_BYTES[kind])
-            if len(tensor.shape) > 1
-            else tensor
-            for name, tensor in source.tensors.items()
+            for name, (tensor, kind) in made.items()
         }
 
     def rows(self, name: str, first: int, n_rows: int) -> Bytes:
         found, kind = self._source.rows(name, first, n_rows), self._source.tensors[name].type
-        if len(self.tensors[name].shape) == 1 or kind == self._kind:
+        to = self.tensors[name].type
+        if kind == to:
             return found
         floats = np.ascontiguousarray(values(kind, found))
-        if self._kind == "F32":
+        if to == "F32":
             return floats.view(np.uint8)
-        if self._kind == "F16" and (most := float(np.abs(floats).max(initial=0))) > _MOST and np.isfinite(most):
+        if to == "F16" and (most := float(np.abs(floats).max(initial=0))) > _MOST and np.isfinite(most):
             raise FormatError(
                 f"{self.label}: tensor {name} has values up to {most:.4g}, more than F16 can hold; use --quant bf16"
             )
-        stored = FORMATS[self._kind].quantize_blocks(floats.reshape(-1, 1), None)
-        off = FORMATS[self._kind].dequantize_blocks(stored).reshape(floats.shape) - floats
+        stored = FORMATS[to].quantize_blocks(floats.reshape(-1, 1), None)
+        off = FORMATS[to].dequantize_blocks(stored).reshape(floats.shape) - floats
         self._error += float(np.vdot(off, off))
         self._power += float(np.vdot(floats, floats))
         return stored.reshape(n_rows, -1)

@@ -3,7 +3,8 @@
 That operator keeps a row in blocks of equal steps around zero: w = scale * (q - middle), q of 4 or 8 bits, middle 8 or
 128. Formats that step around zero too fit exactly. Formats whose blocks have a least value, w = d * q + m, are written
 as d * (q - z) + (m + z * d): the first part fits exactly, the second is one number a block of 32, an ``offset`` to be
-multiplied by the sums of 32 inputs. Owns these layouts; knows neither files nor graphs.
+multiplied by the sums of 32 inputs. What a package has of a matrix is a source's too: for each form there is a type of
+rows, `OWN`, which no file has. Owns these layouts; knows neither files nor graphs.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ __all__ = [
     "FLOATS",
     "KEPT",
     "OFFSET_STEP",
+    "OWN",
     "Form",
     "Parts",
     "decoded",
+    "joined",
+    "own_type",
     "quantize_offsets",
+    "restored",
     "restored_offsets",
 ]
 
@@ -60,6 +65,17 @@ class Parts:
     offsets: Floats | None = None
 
 
+def own_type(form: Form) -> str:
+    """The name of rows that `joined` makes."""
+    return f"nbits{form.bits}/{form.block}" + ("+offsets" if form.corrected else "")
+
+
+_BITS: tuple[Literal[4, 8], ...] = (4, 8)
+_BLOCKS: tuple[Literal[16, 32, 64, 128], ...] = (16, 32, 64, 128)
+_OWN = [*(Form(bits, block) for bits in _BITS for block in _BLOCKS), *(Form(bits, 32, True) for bits in _BITS)]
+OWN: dict[str, Form] = {own_type(form): form for form in _OWN}
+"""Types of rows whose blocks are a form's parts one after the other: weights, scale, offset."""
+
 KEPT: dict[str, Form] = {
     "Q4_0": Form(4, 32),
     "Q4_1": Form(4, 32, corrected=True),
@@ -70,12 +86,15 @@ KEPT: dict[str, Form] = {
     "Q5_K": Form(8, 32, corrected=True),
     "Q6_K": Form(8, 16),
     "IQ4_NL": Form(8, 32),
+    **OWN,
 }
 """What each format becomes; formats that are not here cannot be kept."""
 
 
 def decoded(type_name: str, rows: Bytes) -> Parts:
     """The parts of rows of blocks, uint8 ``(rows, row_bytes)``, of a type in `KEPT`."""
+    if type_name in OWN:
+        return _parted(OWN[type_name], rows)
     kind = next(kind for kind in TENSOR_TYPES.values() if kind.name == type_name)
     form, n_rows = KEPT[type_name], len(rows)
     q, scales, offsets = _DECODERS[type_name](rows.reshape(-1, kind.block_bytes))
@@ -83,6 +102,34 @@ def decoded(type_name: str, rows: Bytes) -> Parts:
     q = q.reshape(n_rows, n_cols // form.block, form.block * form.bits // 8)
     parts = Parts(q, scales.reshape(n_rows, -1).astype(np.float32, copy=False))
     return parts if offsets is None else Parts(q, parts.scales, offsets.reshape(n_rows, -1))
+
+
+def joined(parts: Parts) -> Bytes:
+    """Rows, uint8 ``(rows, row_bytes)``, of which `decoded` makes the parts again."""
+    kept = [parts.q, _as_bytes(parts.scales)] + ([] if parts.offsets is None else [_as_bytes(parts.offsets)])
+    return np.concatenate(kept, axis=2).reshape(len(parts.q), -1)
+
+
+def restored(type_name: str, rows: Bytes) -> Floats:
+    """What rows of a type in `OWN` stand for, ``(rows, columns)``."""
+    form, parts = OWN[type_name], _parted(OWN[type_name], rows)
+    q = parts.q if form.bits == 8 else np.stack([parts.q & 15, parts.q >> 4], axis=-1).reshape(*parts.scales.shape, -1)
+    weights: Floats = (q.astype(np.float32) - np.float32(1 << (form.bits - 1))) * parts.scales[..., None]
+    if parts.offsets is not None:
+        weights += parts.offsets[..., None]
+    made: Floats = weights.reshape(len(rows), -1)
+    return made
+
+
+def _as_bytes(floats: Floats) -> Bytes:
+    return np.ascontiguousarray(floats, "<f4")[..., None].view(np.uint8)
+
+
+def _parted(form: Form, rows: Bytes) -> Parts:
+    n_bytes, n_more = form.block * form.bits // 8, 2 if form.corrected else 1
+    blocks = rows.reshape(len(rows), -1, n_bytes + 4 * n_more)
+    floats = np.ascontiguousarray(blocks[..., n_bytes:]).view("<f4")
+    return Parts(blocks[..., :n_bytes], floats[..., 0], floats[..., 1] if form.corrected else None)
 
 
 def quantize_offsets(offsets: Floats, block: int) -> tuple[Bytes, Floats]:

@@ -16,8 +16,8 @@ from edgeinfer.converters.to_onnx.column_matrices import ColumnMatrices
 from edgeinfer.converters.to_onnx.data_file import DataFile
 from edgeinfer.converters.to_onnx.encoder_plan import encoder_plan
 from edgeinfer.converters.to_onnx.measures import Measures
+from edgeinfer.converters.to_onnx.mixture import Mixture
 from edgeinfer.converters.to_onnx.plan import plan
-from edgeinfer.converters.to_onnx.requantize import Block, Quant
 from edgeinfer.converters.to_onnx.rounding import Rounding
 from edgeinfer.converters.to_onnx.weights import Weights
 from edgeinfer.gguf import TENSOR_TYPES, GGUFFile
@@ -41,16 +41,15 @@ class Job:
     file: GGUFFile
     decoder: Decoder
     source: TensorSource
-    quant: Quant
+    mixture: Mixture
     folder: Path
     advance: Callable[[int], None]
     rounding: Rounding = field(default_factory=Rounding)
-    block: Block = 32
     tensors: dict[str, TensorForm] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
 
     def weights(self, data: DataFile, measures: Measures) -> Weights:
-        return Weights(self.decoder, self.source, data, self.quant, measures, self.rounding, self.block)
+        return Weights(self.decoder, self.source, data, self.mixture, measures, self.rounding)
 
     def plan(self) -> ir.Model:
         kind = self.decoder.bidirectional

@@ -1,4 +1,5 @@
-"""Which form a matrix gets: its source's, or where the user asked for it one that it is rounded to."""
+"""Which form a matrix gets: its source's, or where the user asked for it one that it is rounded to. Which matrix is
+asked for what is said by `mixture`."""
 
 from __future__ import annotations
 
@@ -7,13 +8,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.converters.sources import Bytes, SourceTensor, TensorSource
-from edgeinfer.converters.to_onnx.forms import FLOATS, KEPT, Form
-from edgeinfer.errors import UnsupportedQuant
+from edgeinfer.converters.sources import Bytes, SourceTensor
+from edgeinfer.converters.to_onnx.forms import KEPT, OWN, Form, restored
 from edgeinfer.gguf.formats import TENSOR_TYPES
 from edgeinfer.kernels.formats import FORMATS
 
-__all__ = ["BLOCKS", "QUANTS", "Block", "Quant", "check_quant", "values", "wanted"]
+__all__ = ["BLOCKS", "QUANTS", "Block", "Quant", "values", "wanted"]
 
 Floats = npt.NDArray[np.float32]
 Quant = Literal["keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic"]
@@ -26,32 +26,21 @@ Block = Literal[32, 64, 128]
 BLOCKS: tuple[Block, ...] = (32, 64, 128)
 
 
-def check_quant(source: TensorSource, quant: Quant) -> None:
-    """Raises `UnsupportedQuant` that names every matrix whose blocks cannot be kept, where they should be."""
-    lost = [
-        f"{name} ({tensor.type})"
-        for name, tensor in source.tensors.items()
-        if quant == "keep" and tensor.type not in (*KEPT, *FLOATS)
-    ]
-    if lost:
-        raise UnsupportedQuant(
-            f"{source.label}: the blocks of these tensors have no form in ONNX Runtime: {', '.join(lost)}; "
-            "--quant int8 rounds them to one that has"
-        )
-
-
-def wanted(name: str, tensor: SourceTensor, quant: Quant, block: Block = 32) -> Form | None:
+def wanted(name: str, tensor: SourceTensor, quant: Quant, block: Block = 32, *, by_name: bool = False) -> Form | None:
     """The form of a matrix, None for floats as they are. Exact forms stay where they are no larger than what is asked
-    for; the table of embeddings and the head stay at 8 bits in blocks of 32, as they suffer most from less. Rows that
-    blocks of ``block`` do not cut evenly get the next smaller ones. `check_quant` comes first."""
+    for; the table of embeddings and the head stay at 8 bits in blocks of 32, as they suffer most from less, and routers
+    stay as they are, unless the tensor itself was asked for, ``by_name``. Rows that blocks of ``block`` do not cut
+    evenly get the next smaller ones."""
     kept = KEPT.get(tensor.type)
     if quant == "keep":
         return kept
-    if quant in _FLOATS or name.endswith(_ROUTERS):
+    if quant in _FLOATS:
         return None
+    if name.endswith(_ROUTERS) and not by_name:
+        return kept
     if tensor.n_cols % BLOCKS[0]:
         return None
-    bits: Literal[4, 8] = 8 if quant != "int4" or name in _TABLES else 4
+    bits: Literal[4, 8] = 8 if quant != "int4" or (name in _TABLES and not by_name) else 4
     if kept is not None and not kept.corrected and kept.bits <= bits:
         return kept
     if bits == 8:
@@ -63,6 +52,8 @@ def values(type_name: str, rows: Bytes) -> Floats:
     """What rows of blocks stand for, float32 ``(rows, columns)``."""
     if type_name == "F32":
         return rows.view("<f4")
+    if type_name in OWN:
+        return restored(type_name, rows)
     if type_name not in FORMATS:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize

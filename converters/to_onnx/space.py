@@ -8,7 +8,7 @@ from collections.abc import Container
 from edgeinfer.converters.architectures.decoder import Decoder
 from edgeinfer.converters.sources import SourceTensor, TensorSource
 from edgeinfer.converters.to_onnx.forms import CORRECTION_BLOCK, OFFSET_STEP
-from edgeinfer.converters.to_onnx.requantize import Quant, wanted
+from edgeinfer.converters.to_onnx.mixture import Mixture
 
 __all__ = ["package_bytes"]
 
@@ -16,9 +16,9 @@ _PER_TENSOR = 1 << 16  # alignment, nodes, a line in the manifest
 _REST = 64 << 20  # vocabulary and tokenizer
 
 
-def package_bytes(source: TensorSource, quant: Quant, decoder: Decoder, variants: Container[str]) -> int:
+def package_bytes(source: TensorSource, mixture: Mixture, decoder: Decoder, variants: Container[str]) -> int:
     """Bytes of these variants with all that comes with them."""
-    tensors = sum(_tensor_bytes(name, tensor, quant) for name, tensor in source.tensors.items())
+    tensors = sum(_tensor_bytes(name, tensor, mixture) for name, tensor in source.tensors.items())
     total = _REST
     if "cpu" in variants or "cuda" in variants:
         ropes = 1 + (decoder.rope_local is not None) + (decoder.rope_long is not None)
@@ -29,8 +29,8 @@ def package_bytes(source: TensorSource, quant: Quant, decoder: Decoder, variants
     return total
 
 
-def _tensor_bytes(name: str, tensor: SourceTensor, quant: Quant) -> int:
-    form = wanted(name, tensor, quant) if len(tensor.shape) > 1 else None
+def _tensor_bytes(name: str, tensor: SourceTensor, mixture: Mixture) -> int:
+    form = mixture.form(name, tensor) if len(tensor.shape) > 1 else None
     if form is None:
         return tensor.n_rows * tensor.row_bytes + _PER_TENSOR
     n_weights = tensor.n_rows * tensor.n_cols

@@ -14,8 +14,10 @@ from edgeinfer.converters.architectures.decoder import Decoder
 from edgeinfer.converters.sources import Bytes, SourceTensor, TensorSource, pieces
 from edgeinfer.converters.to_onnx import forms
 from edgeinfer.converters.to_onnx.data_file import DataFile, Region
+from edgeinfer.converters.to_onnx.head_order import HeadOrder
 from edgeinfer.converters.to_onnx.measures import Measures
-from edgeinfer.converters.to_onnx.requantize import Block, Quant, values, wanted
+from edgeinfer.converters.to_onnx.mixture import Mixture
+from edgeinfer.converters.to_onnx.requantize import values
 from edgeinfer.converters.to_onnx.rounding import Rounding
 from edgeinfer.onnx.package import TensorForm
 
@@ -34,19 +36,17 @@ class Weights:
         decoder: Decoder,
         source: TensorSource,
         data: DataFile,
-        quant: Quant,
+        mixture: Mixture,
         measures: Measures,
         rounding: Rounding | None = None,
-        block: Block = 32,
     ) -> None:
         self.data = data
         self.measures = measures
         self.tensors: dict[str, TensorForm] = {}
-        self._decoder = decoder
         self._source = source
-        self._quant = quant
+        self._mixture = mixture
         self._rounding = rounding or Rounding()
-        self._block = block
+        self._order = HeadOrder.of(decoder)
         self._small: dict[str, Region] = {}
 
     def floats(self, name: str) -> Floats:
@@ -55,7 +55,7 @@ class Weights:
         raw = self._source.rows(name, 0, tensor.n_rows)
         self.measures.read(raw.nbytes)
         found = values(tensor.type, raw).reshape(tensor.shape)
-        return found[self._order(len(found))] if self._reordered(name) else found
+        return found[self._order.of_graph(len(found))] if self._order.concerns(name) else found
 
     def vector(self, name: str) -> ir.Value:
         """A norm's weights or a bias."""
@@ -75,10 +75,10 @@ class Weights:
     def matrix(self, name: str) -> tuple[SourceTensor, forms.Form | None]:
         """A matrix's shape, and the form that it gets; None: floats, as they are."""
         tensor = self._source.tensors[name]
-        form = wanted(name, tensor, self._quant, self._block)
+        form = self._mixture.form(name, tensor)
         if form is None:
             self.tensors[name] = TensorForm(tensor.type, "float", 0)
-            if self._quant.startswith("int") and tensor.n_cols % forms.OFFSET_STEP:
+            if self._mixture.quant_of(name, tensor).startswith("int") and tensor.n_cols % forms.OFFSET_STEP:
                 self.measures.unfit(name)
         else:
             self.tensors[name] = TensorForm(tensor.type, f"nbits{form.bits}", form.block, form.corrected)
@@ -96,11 +96,12 @@ class Weights:
     def raw_pieces(self, name: str) -> Iterator[tuple[int, Bytes]]:
         """(first row, blocks of some rows) of a matrix. Pieces have an even number of rows where the matrix has."""
         tensor = self._source.tensors[name]
-        heads = self._decoder.sizes.head_dim if self._reordered(name) else 2
+        turned = self._order.concerns(name)
+        heads = self._order.dim if turned else 2
         for first, n_rows in pieces(tensor, _PIECE_BYTES, heads):
             rows = self._source.rows(name, first, n_rows)
             self.measures.read(rows.nbytes)
-            yield first, rows[self._order(n_rows)] if self._reordered(name) else rows
+            yield first, rows[self._order.of_graph(n_rows)] if turned else rows
 
     def part_pieces(self, name: str, form: forms.Form) -> Iterator[tuple[int, forms.Parts]]:
         """(first row, parts of some rows) of a matrix in its form."""
@@ -114,15 +115,3 @@ class Weights:
             parts, got = rounded(exact)
             self.measures.requantized(exact, got)
             yield first, parts
-
-    def _reordered(self, name: str) -> bool:
-        return self._decoder.interleaved_rope and name.split(".")[-2] in ("attn_q", "attn_k")
-
-    def _order(self, n_rows: int) -> npt.NDArray[np.int64]:
-        """Rows of whole heads in pairs (2i, 2i + 1) as halves (i, i + half): what the graph's rope rotates together;
-        rows that are not rotated stay. Exact, as blocks lie along rows."""
-        turned = self._decoder.rope.head_dim
-        heads = np.arange(n_rows).reshape(-1, self._decoder.sizes.head_dim)
-        halves = heads[:, :turned].reshape(-1, turned // 2, 2).transpose(0, 2, 1).reshape(-1, turned)
-        order: npt.NDArray[np.int64] = np.concatenate([halves, heads[:, turned:]], axis=1).reshape(-1)
-        return order

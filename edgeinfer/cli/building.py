@@ -45,24 +45,19 @@ class Built(Protocol):
 
 
 def type_flags(only: str = "") -> Callable[[F], F]:
-    """``--tensor-type`` and ``--imatrix``; ``only`` begins their help where they are for one format."""
+    """``--tensor-type`` and ``--imatrix``; ``only`` begins the help of what is for one format."""
 
     types = flag(
         "--tensor-type",
         "tensor_types",
         multiple=True,
         metavar="PATTERN=TYPE",
-        help=_help(
-            only, "a type of their own for tensors whose names match: attn_v=q6_k, 'blk.0.*=q8_0'. May be repeated."
-        ),
+        help="A type of their own for tensors whose names match: attn_v=q6_k, 'blk.0.*=q8_0'; of ONNX packages int4, "
+        "int8, f16, bf16, f32 or keep. May be repeated.",
     )
-    importance = "importance of weights, as llama.cpp writes it."
-    imatrix = flag("--imatrix", type=_FILE, metavar="FILE", help=_help(only, importance))
+    importance = f"{only}{'importance' if only else 'Importance'} of weights, as llama.cpp writes it."
+    imatrix = flag("--imatrix", type=_FILE, metavar="FILE", help=importance)
     return lambda command: types(imatrix(command))
-
-
-def _help(only: str, what: str) -> str:
-    return only + what if only else what[0].upper() + what[1:]
 
 
 def report(made: Built, seconds: float, as_json: bool, more: Mapping[str, Any], by: str = "") -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgeinfer.catalog import Progress
     from edgeinfer.onnx.package import Package
 
-__all__ = ["command"]
+__all__ = ["command", "need_converter", "say_package"]
 
 _VARIANTS = ("cpu", "npu", "cuda")
 _MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic")
@@ -100,13 +100,14 @@ def command(
             raise UsageError("--method is for --to onnx")
         convert_to_gguf(model, out, quant or "f16", tensor_types, imatrix, calibration, force=force, as_json=as_json)
         return
-    if tensor_types or imatrix:
-        raise UsageError("--tensor-type and --imatrix are for --to gguf")
+    if imatrix:
+        raise UsageError("--imatrix is for --to gguf")
     if quant not in (None, *_MODES):
         raise UsageError(f"--quant {quant} is not one of ONNX's: {', '.join(_MODES)}")
-    if quant != "int4" and (calibration.text or method != "auto"):
+    four_bits = quant == "int4" or any(each.lower().endswith("=int4") for each in tensor_types)
+    if not four_bits and (calibration.text or method != "auto"):
         raise UsageError("--calibrate and --method are for --quant int4")
-    rounded = Rounded(calibration, method, int(block_size))
+    rounded = Rounded(calibration, method, int(block_size), tensor_types)
     _to_onnx(model, out, variant, quant or "keep", rounded, n_ctx=n_ctx, force=force, as_json=as_json)
 
 
@@ -117,6 +118,7 @@ class Rounded:
     calibration: Calibration
     method: str
     block: int
+    tensor_types: tuple[str, ...] = ()
 
 
 def _to_onnx(
@@ -130,10 +132,13 @@ def _to_onnx(
     force: bool,
     as_json: bool,
 ) -> None:
-    import json
     import time
 
-    export = _converter()
+    need_converter()
+    from edgeinfer.converters.to_onnx.export import export
+    from edgeinfer.converters.to_onnx.mixture import parse_form_override
+
+    overrides = tuple(map(parse_form_override, rounded.tensor_types))
     started = time.monotonic()
     names: Any = _VARIANTS if "all" in variant else variant
     called = Path(model).stem if Path(model).is_file() else model
@@ -147,8 +152,9 @@ def _to_onnx(
             path,
             folder,
             variant=names,
-            quant=quant,
-            block=rounded.block,
+            quant=quant,  # type: ignore[arg-type]
+            block=rounded.block,  # type: ignore[arg-type]
+            overrides=overrides,
             rounding=rounding,
             name=name,
             n_ctx=n_ctx,
@@ -162,8 +168,15 @@ def _to_onnx(
             f"{printable(rounding.unknown[0])}; they were rounded by --method search",
             err=True,
         )
+    say_package(made, time.monotonic() - started, as_json)
+
+
+def say_package(made: Package, seconds: float, as_json: bool) -> None:
+    """Print what came of it, or all of it as JSON."""
+    import json
+
     if as_json:
-        click.echo(json.dumps(_summary(made) | {"seconds": round(time.monotonic() - started, 2)}))
+        click.echo(json.dumps(_summary(made) | {"seconds": round(seconds, 2)}))
         return
     for line in _lines(made):
         click.echo(printable(line))
@@ -178,7 +191,10 @@ def _source(model: str, progress: Progress) -> tuple[Path, str, str | None]:
     folder = Path(model).expanduser()
     if folder.is_dir() and not model.startswith("hf:"):
         if (folder / "edgeinfer.json").is_file():
-            raise UsageError(f"{folder} is an ONNX package already; give the model that it was made from")
+            raise UsageError(
+                f"{folder} is an ONNX package already; give the model that it was made from, or see: "
+                "edgeinfer quantize --help"
+            )
         return folder, folder.resolve().name, None
     try:
         found = catalog.resolve(model)
@@ -191,17 +207,16 @@ def _source(model: str, progress: Progress) -> tuple[Path, str, str | None]:
     return found.path, found.name, None
 
 
-def _converter() -> Any:
-    """The converter. Raises `BackendUnavailable` where its libraries are missing."""
+def need_converter() -> None:
+    """Raises `BackendUnavailable` where the converter's libraries are missing."""
     from edgeinfer.errors import BackendUnavailable
 
     try:
-        from edgeinfer.converters.to_onnx.export import export
+        import edgeinfer.converters.to_onnx.export  # noqa: F401
     except ModuleNotFoundError as error:
         if error.name not in ("onnx", "onnx_ir", "ml_dtypes"):
             raise
         raise BackendUnavailable(f"converting needs {error.name}: pip install 'edgeinfer[convert]'") from error
-    return export
 
 
 def _n_bytes(made: Package) -> int:
@@ -219,17 +234,27 @@ def _summary(made: Package) -> dict[str, Any]:
         "quant": made.mode,
         "variants": sorted(made.variants),
         "bytes": _n_bytes(made),
+        "forms": _forms(made),
         "measured": dict(made.measured),
     }
+
+
+def _forms(made: Package) -> dict[str, int]:
+    """How many matrices and vectors have which form."""
+    counts: dict[str, int] = {}
+    for form in made.tensors.values():
+        bits = {"nbits4": "int4", "nbits8": "int8"}.get(form.form, form.form)
+        name = f"{bits}/{form.block}" if form.block else bits
+        counts[name] = counts.get(name, 0) + 1
+    return counts
 
 
 def _lines(made: Package) -> list[str]:
     measured = made.measured
     lines = [f"{made.folder}: {size(_n_bytes(made))}, {measured['bits_per_weight']:.2f} bits a weight"]
     if "relative_error" in measured:
-        lines.append(
-            f"rounding to {made.mode} cost {100 * measured['relative_error']:.2g} % of the weights (root mean square)"
-        )
+        what = "rounding" if made.mode == "keep" else f"rounding to {made.mode}"
+        lines.append(f"{what} cost {100 * measured['relative_error']:.2g} % of the weights (root mean square)")
     elif measured["max_error"]:
         lines.append(
             f"blocks are kept; their least values are rounded by at most {measured['max_error']:.3g} "

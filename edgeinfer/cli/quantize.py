@@ -1,4 +1,5 @@
-"""``edgeinfer quantize``: a GGUF model in other types, by our quantizers or llama.cpp's."""
+"""``edgeinfer quantize``: a GGUF model in other types, by our quantizers or llama.cpp's; an ONNX package in other
+forms."""
 
 from __future__ import annotations
 
@@ -11,15 +12,24 @@ from edgeinfer.cli.building import report, type_flags
 from edgeinfer.cli.calibrating import Calibration, calibration_flags
 from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
 from edgeinfer.cli.pulling import download_progress
+from edgeinfer.cli.quantize_onnx import Asked, package_of, quantize_onnx
+from edgeinfer.errors import UsageError
 from edgeinfer.text.printable import printable
 
 __all__ = ["command"]
+
+_ONLY_GGUF = (
+    "--calibrate, --imatrix and --with are for GGUF models, which are run to collect what their weights are fed; make "
+    "the package of one: edgeinfer convert MODEL.gguf OUT --to onnx --quant int4 --calibrate TEXT"
+)
 
 
 @click.command("quantize", cls=Command)
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--type", "quant", required=True, metavar="TYPE", help="q8_0, q4_k_m, q5_k_m, q6_k, iq4_nl, … .")
+@click.option(
+    "--type", "quant", required=True, metavar="TYPE", help="q8_0, q4_k_m, q5_k_m, …; of packages int8, int4, …."
+)
 @type_flags()
 @calibration_flags
 @flag(
@@ -28,15 +38,23 @@ __all__ = ["command"]
     type=click.Choice(["auto", "edgeinfer", "llama.cpp"]),
     default="auto",
     show_default=True,
-    help="Whose quantizer; auto takes ours for the types that it makes.",
+    help="Whose quantizer, for GGUF; auto takes ours for the types that it makes.",
 )
 @flag(
     "--method",
-    type=click.Choice(["auto", "importance", "gptq"]),
+    type=click.Choice(["auto", "importance", "gptq", "rtn", "search"]),
     default="auto",
     show_default=True,
-    help="What --calibrate is used for: the importance of columns, or that and what rounding a weight costs taken back "
-    "by others, which takes a few minutes for a billion weights and is auto.",
+    help="For GGUF what --calibrate is used for: the importance of columns, or that and what rounding a weight costs "
+    "taken back by others (gptq), which takes a few minutes for a billion weights and is auto. For int4 of packages: "
+    "rtn, to the nearest (auto), or search, with scales of least error.",
+)
+@flag(
+    "--block-size",
+    type=click.Choice(["32", "64", "128"]),
+    default="32",
+    show_default=True,
+    help="For int4 of packages: weights that share a scale.",
 )
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @json_flag
@@ -50,10 +68,15 @@ def command(
     calibration: Calibration,
     by: str,
     method: str,
+    block_size: str,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write MODEL, a GGUF file or a catalogue name, to OUT with its weights in other types.
+    """Write MODEL, a GGUF file or a catalogue name, to OUT with its weights in other types: as --type says, such as
+    q8_0, q4_k_m, q5_k_m, q6_k or iq4_nl.
+
+    MODEL may also be the folder of an ONNX package; OUT is a new folder then, with the same variants, and TYPE one of
+    int8, int8-dynamic (inputs in 8 bits too), int4, f16, bf16 and f32.
 
     OUT appears when it is whole and has been read back; an interrupted run leaves nothing by its name.
     """
@@ -66,10 +89,18 @@ def command(
     from edgeinfer.converters.quantize.recipes import parse_override, parse_quant
 
     started = time.monotonic()
+    calibration.check(imatrix)
+    package = package_of(model)
+    if package is not None:
+        if imatrix or calibration.text or by != "auto":
+            raise UsageError(_ONLY_GGUF)
+        quantize_onnx(package, out, Asked(quant, tensor_types, method, int(block_size)), force=force, as_json=as_json)
+        return
+    if method in ("rtn", "search") or block_size != "32":
+        raise UsageError("--method rtn and search, and --block-size, are for ONNX packages")
     name = parse_quant(quant)
     overrides = tuple(map(parse_override, tensor_types))
     quantizer = _quantizer(name, by, [each.type.name for each in overrides])
-    calibration.check(imatrix)
     source = catalog.resolve(model)
     check_target(out, force)
     fed_back = _feeds_back(method, quantizer.__name__, calibration)
@@ -92,7 +123,6 @@ def _quantizer(quant: str, by: str, types: list[str]) -> Any:
     from edgeinfer.converters.quantize.ours import quantize_ours
     from edgeinfer.converters.quantize.recipes import OUR_TYPES
     from edgeinfer.converters.quantize.theirs import quantize_theirs
-    from edgeinfer.errors import UsageError
     from edgeinfer.kernels.formats import FORMATS
 
     possible = quant in OUR_TYPES and all(name in FORMATS or name == "F32" for name in types)
@@ -104,8 +134,6 @@ def _quantizer(quant: str, by: str, types: list[str]) -> Any:
 
 def _feeds_back(method: str, quantizer: str, calibration: Calibration) -> bool:
     """Raises `UsageError` for GPTQ that cannot be."""
-    from edgeinfer.errors import UsageError
-
     possible = quantizer == "quantize_ours" and calibration.text is not None
     if method == "gptq" and not possible:
         raise UsageError(

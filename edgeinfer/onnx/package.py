@@ -25,7 +25,18 @@ from typing import Any
 from edgeinfer.errors import FormatError, ModelNotFound
 from edgeinfer.onnx.fields import Fields
 
-__all__ = ["FORMAT", "MANIFEST", "VERSION", "File", "Hyperparameters", "Package", "TensorForm", "Variant", "read"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "VERSION",
+    "File",
+    "Hyperparameters",
+    "Origin",
+    "Package",
+    "TensorForm",
+    "Variant",
+    "read",
+]
 
 FORMAT = "edgeinfer-onnx"
 VERSION = 1
@@ -118,9 +129,18 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """A file, by name and hash."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Package:
     """A package as its manifest describes it. ``tensors``: by name in the source. ``measured``: what the conversion
-    cost, such as ``max_error``."""
+    cost, such as ``max_error``. ``origin``: where the source was a package, what the first of these was made from; the
+    source's hash is then that of its manifest."""
 
     folder: Path
     name: str
@@ -134,6 +154,7 @@ class Package:
     variants: Mapping[str, Variant]
     files: Mapping[str, File]
     measured: Mapping[str, float] = field(default_factory=dict)
+    origin: Origin | None = None
 
     @property
     def vocabulary(self) -> Path:
@@ -152,7 +173,8 @@ class Package:
             "name": self.name,
             "architecture": self.architecture,
             "hyperparameters": asdict(self.hyperparameters),
-            "source": {"file": self.source_file, "sha256": self.source_sha256},
+            "source": {"file": self.source_file, "sha256": self.source_sha256}
+            | ({"origin": asdict(self.origin)} if self.origin else {}),
             "converter": self.converter,
             "quantization": {"mode": self.mode, "tensors": {name: asdict(form) for name, form in self.tensors.items()}},
             "variants": {name: _stored_variant(variant) for name, variant in self.variants.items()},
@@ -231,12 +253,17 @@ def _parse(folder: Path, top: Fields) -> Package:
         variants={name: _variant(variant) for name, variant in top.fields("variants").each()},
         files=_files(top.fields("files")),
         measured={name: measured.number(name) for name in measured.names},
+        origin=_origin(source.fields("origin")) if source.get("origin") is not None else None,
     )
     if not package.variants:
         raise top.wrong("variants", "is empty")
     if VOCABULARY not in package.files:
         raise top.wrong("files", f"lacks {VOCABULARY}")
     return package
+
+
+def _origin(fields: Fields) -> Origin:
+    return Origin(fields.text("file"), _hash(fields, "sha256"))
 
 
 def _hyperparameters(fields: Fields) -> Hyperparameters:

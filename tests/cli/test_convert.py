@@ -100,3 +100,20 @@ def test_a_checkpoint_as_a_package(capsys: pytest.CaptureFixture[str], tmp_path:
     code, _, err = run(capsys, tmp_path, tmp_path / "third", "--to", "onnx")
     assert code == 4
     assert "has no config.json" in err
+
+
+def test_forms_of_their_own_for_some_matrices(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    model = written(small_model("llama", default="F16"), tmp_path)
+    args = (model, tmp_path / "out", "--to", "onnx")
+    code, out, _ = run(capsys, *args, "--tensor-type", "ffn=int4", "--tensor-type", "output.*=INT8", "--json")
+    assert code == 0
+    told = json.loads(out.splitlines()[-1])
+    assert told["quant"] == "keep"
+    assert told["forms"] == {"float": 14, "int4/32": 6, "int8/32": 1}
+    for asked, said in (("ffn=q6_k", "of ONNX types there are int4"), ("nothing=int8", "matches no matrix")):
+        code, _, err = run(capsys, model, tmp_path / "more", "--to", "onnx", "--tensor-type", asked)
+        assert code == 2
+        assert said in err
+    code, _, err = run(capsys, *args, "--imatrix", model)
+    assert code == 2
+    assert "--imatrix is for --to gguf" in err

@@ -1,0 +1,83 @@
+"""``edgeinfer quantize`` of ONNX packages: what scripts see of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from onnx_packages import small_package
+
+from edgeinfer.cli import main
+from edgeinfer.onnx import package
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
+    code = main([*map(str, args)])
+    found = capsys.readouterr()
+    return code, found.out, found.err
+
+
+def test_a_package_becomes_another(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Which says what was made, passes ``models verify``, and cannot be made of it again."""
+    _, folder = small_package(tmp_path, quant="f32", name="small")
+    out = tmp_path / "deep" / "out"
+    code, told, err = run(capsys, "quantize", folder, out, "--type", "INT8", "--tensor-type", "attn_v=f16", "--json")
+    assert code == 0
+    summary = json.loads(told.splitlines()[-1])
+    assert (summary["folder"], summary["name"], summary["quant"]) == (str(out), "small", "int8")
+    assert summary["forms"] == {"int8/32": 14, "float": 7}
+    assert summary["variants"] == ["cpu"]
+    assert 0 < summary["measured"]["relative_error"] < 0.01
+    assert "quantizing llama" in err
+    made = package.read(out)
+    assert made.source_file == "llama"
+    code, told, _ = run(capsys, "models", "verify", folder, "--json")
+    assert json.loads(told)["models"][0]["sha256"] == made.source_sha256
+    assert run(capsys, "models", "verify", out)[0] == 0
+    code, told, err = run(capsys, "quantize", out, tmp_path / "int4", "--type", "int4", "--method", "search")
+    assert code == 0
+    assert "rounding to int4 cost" in told
+    assert "out is int8 already" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("PACKAGE", "OUT", "--type", "int8"), 2, "is int8, and every matrix has the form already"),
+        (("PACKAGE", "OUT", "--type", "q4_k_m"), 2, "--type q4_k_m is not one of ONNX packages: int8"),
+        (("PACKAGE", "OUT", "--type", "int4", "--calibrate", "TEXT"), 2, "convert MODEL.gguf OUT --to onnx"),
+        (("PACKAGE", "OUT", "--type", "int4", "--method", "gptq"), 2, "packages have rtn and search"),
+        (("PACKAGE", "OUT", "--type", "f16", "--method", "search"), 2, "--method is for int4"),
+        (("PACKAGE", "OUT", "--type", "int4", "--with", "llama.cpp"), 2, "are for GGUF models"),
+        (("PACKAGE", "OUT", "--type", "int4", "--tensor-type", "ffn=q6_k"), 2, "of ONNX types there are"),
+        (("PACKAGE", "PACKAGE", "--type", "int4", "--force"), 2, "is the package to be read"),
+        (("MODEL", "OUT", "--type", "q8_0", "--block-size", "64"), 2, "are for ONNX packages"),
+        (("MODEL", "OUT", "--type", "q8_0", "--method", "rtn"), 2, "are for ONNX packages"),
+        (("FOLDER", "OUT", "--type", "int8"), 1, "is a folder and no ONNX package"),
+        (("NOWHERE", "OUT", "--type", "int8"), 4, "nowhere"),
+    ],
+)
+def test_errors(
+    args: tuple[str, ...], code: int, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model, folder = small_package(tmp_path, quant="int8")
+    (tmp_path / "text.txt").write_text("a text")
+    (tmp_path / "folder").mkdir()
+    places = {"MODEL": model, "PACKAGE": folder, "OUT": tmp_path / "out", "TEXT": tmp_path / "text.txt"}
+    places |= {"FOLDER": tmp_path / "folder", "NOWHERE": tmp_path / "nowhere"}
+    found, told, err = run(capsys, "quantize", *(places.get(arg, arg) for arg in args))
+    assert found == code
+    assert said in err
+    assert not told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truncated_package(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _, folder = small_package(tmp_path, quant="f32")
+    data = folder / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:-10])
+    code, _, err = run(capsys, "quantize", folder, tmp_path / "out", "--type", "int8")
+    assert code == 1
+    assert "model.onnx.data has" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["llama", "llama.gguf"]
