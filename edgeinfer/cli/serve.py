@@ -22,7 +22,7 @@ __all__ = ["command"]
 
 _SERVER, _LIMITS = "Server", "Limits"
 _SECONDS = click.FloatRange(min=0, min_open=True)
-_PARALLEL = (4, 2, 1)
+_PARALLEL = (8, 4, 2, 1)
 """Requests at once where nobody says how many: the first of these that memory is enough for."""
 
 

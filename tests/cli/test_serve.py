@@ -60,7 +60,7 @@ def test_defaults(ran: Ran) -> None:
     assert list(ran.models.specs()) == ["smollm2-135m", "qwen2.5-coder-0.5b"]
     assert ran.preload == ("smollm2-135m",)
     arguments = ran.models.find(None).arguments
-    assert arguments["n_parallel"] == [4, 2, 1]
+    assert arguments["n_parallel"] == [8, 4, 2, 1]
     assert arguments["kv_cache"] == "4g"
     assert "memory" not in arguments
 
