@@ -39,7 +39,7 @@ def wanted(name: str, tensor: SourceTensor, quant: Quant, block: Block = 32, *, 
     if name.endswith(_ROUTERS) and not by_name:
         return kept
     if tensor.n_cols % BLOCKS[0]:
-        return None
+        return kept
     bits: Literal[4, 8] = 8 if quant != "int4" or (name in _TABLES and not by_name) else 4
     if kept is not None and not kept.corrected and kept.bits <= bits:
         return kept
