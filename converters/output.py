@@ -61,7 +61,9 @@ def workspace(target: Path, purpose: str) -> Iterator[Path]:
         if not try_lock(claim.fileno()):
             raise UsageError(f"another process is writing {target}; wait for it, or choose another name")
         for stale in folder.iterdir():
-            if stale.name != "lock":
+            if stale.is_dir() and not stale.is_symlink():
+                shutil.rmtree(stale)
+            elif stale.name != "lock":
                 stale.unlink()
         try:
             yield folder

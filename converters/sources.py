@@ -41,11 +41,12 @@ _MOST_NAMED = 1000
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
     """``shape`` with rows first, the innermost dimension last; ``type`` a name of `edgeinfer.gguf.TENSOR_TYPES`;
-    ``row_bytes`` the blocks of one row."""
+    ``row_bytes`` the blocks of one row. ``made_from``: its type in the model, where it was computed from that."""
 
     shape: tuple[int, ...]
     type: str
     row_bytes: int
+    made_from: str = ""
 
     @property
     def n_rows(self) -> int:

@@ -23,9 +23,9 @@ OFFSETS_MULTIPLE = 16
 @dataclass(frozen=True, slots=True)
 class Columns:
     """A matrix as initializers. ``q``: int4 or int8 (columns, rows); ``scales`` float32 (columns / block, rows), or,
-    where ``block`` is 0, one for each row, (rows,). Floats have no scales and are not transposed: (rows, columns).
-    ``offsets``: one a block of 32 weights, as a matrix of its own, (columns / 32, rows) with columns of zeros behind
-    them up to a whole number of `OFFSETS_MULTIPLE`."""
+    where ``block`` is 0, one for each row, (rows,), perhaps with ``zeros``, int8 (rows,). Floats have no scales and are
+    not transposed: (rows, columns). ``offsets``: one a block of 32 weights, as a matrix of its own, (columns / 32,
+    rows) with columns of zeros behind them up to a whole number of `OFFSETS_MULTIPLE`."""
 
     n_rows: int
     n_cols: int
@@ -33,6 +33,7 @@ class Columns:
     scales: Region | None
     block: int = 0
     offsets: Columns | None = None
+    zeros: Region | None = None
 
 
 class ColumnMatrices:
@@ -56,7 +57,8 @@ class ColumnMatrices:
         room, n_rows, n_cols = self._weights.data.room, tensor.n_rows, tensor.n_cols
         packed = form.bits == 4 and n_rows % 2 == 0  # two rows share a byte
         q = room(f"{name}.q", ir.DataType.INT4 if packed else ir.DataType.INT8, (n_cols, n_rows))
-        scales = room(f"{name}.scales", ir.DataType.FLOAT, (n_cols // form.block, n_rows))
+        shape = (n_rows,) if form.whole_rows else (n_cols // form.block, n_rows)
+        scales = room(f"{name}.scales", ir.DataType.FLOAT, shape)
         offsets = self._offsets(name, tensor) if form.corrected else None
         columns = q.mapped(np.uint8, (n_cols, n_rows // 2 if packed else n_rows))
         steps = scales.mapped(np.float32, (n_cols // form.block, n_rows))
@@ -71,6 +73,9 @@ class ColumnMatrices:
             if parts.offsets is not None and offsets is not None:
                 self._write_offsets(offsets, parts.offsets, first)
         self._weights.measures.stored(tensor, form, 1)
+        if form.whole_rows:  # ONNX Runtime makes them unsigned for some processors, and looks for zero points then
+            zeros = self._weights.data.add(f"{name}.zeros", np.zeros(n_rows, np.int8))
+            return Columns(n_rows, n_cols, q, scales, zeros=zeros)
         return Columns(n_rows, n_cols, q, scales, form.block, offsets)
 
     def _offsets(self, name: str, tensor: SourceTensor) -> Columns:

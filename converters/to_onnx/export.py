@@ -11,6 +11,7 @@ from typing import Literal
 from edgeinfer import __version__
 from edgeinfer.catalog.store import Progress, Quiet
 from edgeinfer.converters.architectures.decoder import Decoder
+from edgeinfer.converters.to_onnx.activations import Activations
 from edgeinfer.converters.to_onnx.floats import FloatSource
 from edgeinfer.converters.to_onnx.folder import new_folder
 from edgeinfer.converters.to_onnx.forms import OWN
@@ -18,14 +19,15 @@ from edgeinfer.converters.to_onnx.genai import write_genai
 from edgeinfer.converters.to_onnx.graph_files import Job, described, write_dynamic, write_static
 from edgeinfer.converters.to_onnx.mixture import FormOverride, Mixture
 from edgeinfer.converters.to_onnx.opening import Model, opened
-from edgeinfer.converters.to_onnx.requantize import BLOCKS, Block, Quant
+from edgeinfer.converters.to_onnx.requantize import BLOCKS, STATIC, Block, Quant
 from edgeinfer.converters.to_onnx.rounding import Rounding
+from edgeinfer.converters.to_onnx.smoothing import SmoothedSource
 from edgeinfer.converters.to_onnx.space import package_bytes
 from edgeinfer.errors import UnsupportedModel, UsageError
 from edgeinfer.gguf import writer as gguf_writer
-from edgeinfer.onnx.package import MANIFEST, VOCABULARY, Origin, Package, TensorForm, Variant
+from edgeinfer.onnx.package import MANIFEST, VOCABULARY, Calibration, Origin, Package, TensorForm, Variant
 
-__all__ = ["NPU_CTX", "VARIANTS", "VariantName", "export", "write_package"]
+__all__ = ["NPU_CTX", "VARIANTS", "VariantName", "check_static", "export", "write_package"]
 
 VariantName = Literal["cpu", "npu", "cuda"]
 VARIANTS: tuple[VariantName, ...] = ("cpu", "npu", "cuda")
@@ -41,8 +43,11 @@ def export(
     block: Block = 32,
     overrides: Sequence[FormOverride] = (),
     rounding: Rounding | None = None,
+    activations: Activations | None = None,
+    calibration: Calibration | None = None,
     name: str | None = None,
     n_ctx: int | None = None,
+    most_ctx: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
     reference: str | None = None,
@@ -54,8 +59,10 @@ def export(
     beside the header; of variant ``npu``, whose matrices are transposed, also the pages of the one that is written.
     ``block`` weights share a scale where ``quant`` is int4, which ``rounding`` rounds to (None: to the nearest).
     ``overrides``: other quantizations for matrices whose names match.
-    ``n_ctx`` is the context of that variant's graphs (None: `NPU_CTX`, or the model's where that is less). ``force``
-    replaces an older package. ``reference``: what to call a checkpoint, such as hf:owner/repo.
+    ``n_ctx`` is the context of that variant's graphs (None: `NPU_CTX`, or the model's where that is less), though it
+    is ``most_ctx`` at most. ``activations``: what products of that variant take and give, of the quants that keep these
+    as integers, and ``calibration`` where that is known from (`calibrated.export_calibrated`). ``force`` replaces an
+    older package. ``reference``: what to call a checkpoint, such as hf:owner/repo.
 
     Raises what `opened` does; `UnsupportedModel` for an architecture that has no ONNX form or none for that variant,
     `UnsupportedQuant` for tensors that cannot be kept, `UsageError` for a folder that is there already, a disk without
@@ -68,8 +75,11 @@ def export(
         return write_package(
             *(model, Path(folder), mixture, variant),
             rounding=rounding,
+            activations=activations,
+            calibration=calibration,
             name=name,
             n_ctx=n_ctx,
+            most_ctx=most_ctx,
             force=force,
             progress=progress,
         )
@@ -82,29 +92,53 @@ def write_package(
     variant: Sequence[VariantName],
     *,
     rounding: Rounding | None = None,
+    activations: Activations | None = None,
+    calibration: Calibration | None = None,
     name: str | None = None,
     n_ctx: int | None = None,
+    most_ctx: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Package:
     """`export` of an open model."""
     shown = progress or Quiet()
     names = tuple(dict.fromkeys(variant))
+    check_static(mixture.quant, names, activations)
     for note in model.notes:
         shown.note(note)
     decoder, source = model.decoder, model.source
     mixture.check(source)
     kinds = mixture.float_types(source.tensors)
     source = FloatSource(source, kinds) if kinds else source
+    if activations is not None and activations.factors:
+        source = SmoothedSource(source, decoder, activations.factors)
     _check_variants(decoder, names, model)
     needed = package_bytes(source, mixture, decoder, names)
     n_graphs = bool({"cpu", "cuda"} & {*names}) + ("npu" in names)
     total = n_graphs * sum(tensor.n_rows * tensor.row_bytes for tensor in source.tensors.values())
     n_ctx = _context(decoder.sizes.n_ctx_train, n_ctx)
+    n_ctx = min(n_ctx, most_ctx or n_ctx)
     with new_folder(folder, needed, force) as made:
         job = Job(model.file, decoder, source, mixture, made, _counter(shown, total), rounding or Rounding())
-        package = _package(job, names, name or model.name, n_ctx, model)
+        job.activations = activations
+        package = _package(job, names, name or model.name, n_ctx, model, calibration)
     return replace(package, folder=folder)
+
+
+def check_static(quant: Quant, names: Sequence[str], activations: Activations | None) -> None:
+    """Raise `UsageError` for integers where no graph has them, or none that anything is known of."""
+    if quant not in STATIC:
+        if activations is not None:
+            raise UsageError(f"{quant} leaves what products take as it is; for integers there are: {', '.join(STATIC)}")
+        return
+    others = [each for each in names if each != "npu"]
+    if others:
+        raise UsageError(
+            f"{quant} is for --variant npu, whose products take integers in ranges found beforehand, and not for "
+            f"{' and '.join(others)}: int8 or int8-dynamic finds them as it runs"
+        )
+    if activations is None:
+        raise UsageError(f"{quant} finds the ranges of what products take on a text; give one with --calibrate")
 
 
 def _check_variants(decoder: Decoder, names: Sequence[VariantName], model: Model) -> None:
@@ -138,7 +172,9 @@ def _counter(progress: Progress, total: int) -> Callable[[int], None]:
     return advance
 
 
-def _package(job: Job, names: Sequence[VariantName], name: str, n_ctx: int, model: Model) -> Package:
+def _package(
+    job: Job, names: Sequence[VariantName], name: str, n_ctx: int, model: Model, calibration: Calibration | None
+) -> Package:
     made: dict[str, Variant] = {}
     beside = [VOCABULARY]
     if {"cpu", "cuda"} & {*names}:
@@ -148,6 +184,8 @@ def _package(job: Job, names: Sequence[VariantName], name: str, n_ctx: int, mode
     if "npu" in names:
         made["npu"] = write_static(job, n_ctx)
     _measure(job, model.package)
+    if job.activations is not None:
+        job.measured |= job.activations.measured()
     with (job.folder / VOCABULARY).open("xb") as stream:
         keys = {key: job.file.metadata.stored(key) for key in job.file.metadata if not key.startswith("split.")}
         gguf_writer.write(stream, keys, [])
@@ -165,6 +203,7 @@ def _package(job: Job, names: Sequence[VariantName], name: str, n_ctx: int, mode
         files=described(job.folder, beside),
         measured=job.measured,
         origin=_origin(model.package),
+        calibration=calibration,
     )
     (job.folder / MANIFEST).write_text(package.json(), encoding="utf-8")
     return package

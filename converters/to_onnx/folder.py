@@ -13,7 +13,7 @@ from edgeinfer import files
 from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.onnx.package import MANIFEST
 
-__all__ = ["new_folder"]
+__all__ = ["check_target", "new_folder"]
 
 _LOCK = ".lock"
 _MARGIN_BYTES = 64 << 20
@@ -29,8 +29,7 @@ def new_folder(target: Path, n_bytes: int, force: bool) -> Iterator[Path]:
     `EdgeInferError` where the disk fails meanwhile.
     """
     target = Path(os.path.abspath(target))
-    _bring_back(target)
-    _check_target(target, force)
+    check_target(target, force)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
     with _own(partial):
@@ -60,7 +59,9 @@ def _bring_back(target: Path) -> None:
         os.replace(old, target)
 
 
-def _check_target(target: Path, force: bool) -> None:
+def check_target(target: Path, force: bool) -> None:
+    """Raise `UsageError` for a place that is taken and not to be replaced, or never is."""
+    _bring_back(target)
     if not os.path.lexists(target):
         return
     if target.is_symlink() or not target.is_dir():

@@ -48,11 +48,13 @@ _IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53,
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """``bits`` of a weight, ``block`` weights under one scale, and whether offsets come with them."""
+    """``bits`` of a weight, ``block`` weights under one scale, and whether offsets come with them. ``whole_rows``: a
+    block is a row, as NPUs want it whose inputs are integers too; such scales are float32."""
 
     bits: Literal[4, 8]
-    block: Literal[16, 32, 64, 128]
+    block: int
     corrected: bool = False
+    whole_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgeinfer.converters.architectures.decoder import Decoder
 from edgeinfer.converters.sources import TensorSource, pieces
 from edgeinfer.converters.to_onnx import variants
+from edgeinfer.converters.to_onnx.activations import Activations
 from edgeinfer.converters.to_onnx.column_matrices import ColumnMatrices
 from edgeinfer.converters.to_onnx.data_file import DataFile
 from edgeinfer.converters.to_onnx.encoder_plan import encoder_plan
@@ -45,6 +46,7 @@ class Job:
     folder: Path
     advance: Callable[[int], None]
     rounding: Rounding = field(default_factory=Rounding)
+    activations: Activations | None = None
     tensors: dict[str, TensorForm] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
 
@@ -79,7 +81,7 @@ def write_static(job: Job, n_ctx: int) -> Variant:
         weights = job.weights(stored, measures)
         matrices = ColumnMatrices(weights)
         for size, name in zip(_SIZES, graphs, strict=True):
-            model = variants.static(job.plan(), job.decoder, weights, matrices, size, n_ctx)
+            model = variants.static(job.plan(), job.decoder, weights, matrices, size, n_ctx, job.activations)
             ir.save(model, job.folder / name)
     _write_table(job, folder / f"{_TABLE}.gguf")
     job.tensors = weights.tensors | job.tensors

@@ -23,11 +23,11 @@ from edgeinfer.converters.architectures.rope import Rope
 from edgeinfer.converters.sources import Bytes, GGUFSource, SourceTensor, TensorSource
 from edgeinfer.converters.to_onnx.head_order import HeadOrder
 from edgeinfer.converters.to_onnx.stored_rows import DataFiles, Rows, stored_rows
-from edgeinfer.errors import FormatError
+from edgeinfer.errors import FormatError, UnsupportedModel
 from edgeinfer.gguf import TENSOR_TYPES, GGUFFile, TensorInfo
 from edgeinfer.onnx import package as packages
 from edgeinfer.onnx.graph import read_graph
-from edgeinfer.onnx.package import MANIFEST, Hyperparameters, Package
+from edgeinfer.onnx.package import MANIFEST, STATIC_MODES, Hyperparameters, Package
 
 __all__ = ["PackageSource", "open_package"]
 
@@ -90,9 +90,13 @@ def open_package(
     data; the model; and its tensors as a graph wants them, readable within the block.
 
     Raises what `packages.read`, `Package.check_hashes`, `read_graph` and `describe` raise, and `FormatError` for what
-    does not go together.
+    does not go together; `UnsupportedModel` for one of static ranges.
     """
     package = packages.read(folder)
+    if package.mode in STATIC_MODES:
+        raise UnsupportedModel(
+            f"{folder} is {package.mode}: its weights are made for the ranges of one text; give what it was made from"
+        )
     (progress or Quiet()).note(f"hashing the files of {folder}")
     package.check_hashes()
     dynamic = next((name for name in ("cpu", "cuda") if name in package.variants), None)

@@ -13,12 +13,14 @@ from edgeinfer.converters.to_onnx.forms import KEPT, OWN, Form, restored
 from edgeinfer.gguf.formats import TENSOR_TYPES
 from edgeinfer.kernels.formats import FORMATS
 
-__all__ = ["BLOCKS", "QUANTS", "Block", "Quant", "values", "wanted"]
+__all__ = ["BLOCKS", "QUANTS", "STATIC", "Block", "Quant", "values", "wanted"]
 
 Floats = npt.NDArray[np.float32]
-Quant = Literal["keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic"]
+Quant = Literal["keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", "int4-static", "int8-static"]
 """``int8`` and ``int8-dynamic`` have the same weights; which it is says how the engine takes their inputs."""
-QUANTS: tuple[Quant, ...] = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic")
+QUANTS: tuple[Quant, ...] = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", "int4-static", "int8-static")
+STATIC: tuple[Quant, ...] = ("int4-static", "int8-static")
+"""Those whose products take integers in ranges that are found beforehand: of variant npu."""
 _FLOATS: tuple[Quant, ...] = ("f32", "f16", "bf16")
 _ROUTERS = "ffn_gate_inp.weight"  # small, and one that chooses other experts is worth more than its bits
 _TABLES = ("token_embd.weight", "output.weight")
@@ -30,7 +32,8 @@ def wanted(name: str, tensor: SourceTensor, quant: Quant, block: Block = 32, *, 
     """The form of a matrix, None for floats as they are. Exact forms stay where they are no larger than what is asked
     for; the table of embeddings and the head stay at 8 bits in blocks of 32, as they suffer most from less, and routers
     stay as they are, unless the tensor itself was asked for, ``by_name``. Rows that blocks of ``block`` do not cut
-    evenly get the next smaller ones."""
+    evenly get the next smaller ones. Weights of 8 bits that are multiplied by integers have one scale a row, whatever
+    they were."""
     kept = KEPT.get(tensor.type)
     if quant == "keep":
         return kept
@@ -38,9 +41,13 @@ def wanted(name: str, tensor: SourceTensor, quant: Quant, block: Block = 32, *, 
         return None
     if name.endswith(_ROUTERS) and not by_name:
         return kept
-    if tensor.n_cols % BLOCKS[0]:
+    uneven = tensor.n_cols % BLOCKS[0] != 0
+    four = quant in ("int4", "int4-static") and (name not in _TABLES or by_name)
+    bits: Literal[4, 8] = 4 if four else 8
+    if quant in STATIC and (bits == 8 or uneven):
+        return Form(8, tensor.n_cols, whole_rows=True)
+    if uneven:
         return kept
-    bits: Literal[4, 8] = 8 if quant != "int4" or (name in _TABLES and not by_name) else 4
     if kept is not None and not kept.corrected and kept.bits <= bits:
         return kept
     if bits == 8:

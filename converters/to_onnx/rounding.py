@@ -58,10 +58,13 @@ class Rounding:
 def nearest(rows: Floats, form: Form) -> tuple[Parts, Floats]:
     """To the nearest step. The weight that is farthest from 0 gets the end of the range, which for 4 bits is the longer
     one."""
+    steps = Steps(form.bits, form.block)
+    if form.whole_rows:
+        return _by_scales(rows, np.abs(rows).max(axis=1, keepdims=True) / np.float32(steps.greatest), steps)
     blocks = rows.reshape(len(rows), -1, form.block)
     ends = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2)
     scales = ends / np.float32(-8) if form.bits == 4 else np.abs(ends) / np.float32(127)
-    return _by_scales(rows, half(scales)[..., 0], Steps(form.bits, form.block))
+    return _by_scales(rows, half(scales)[..., 0], steps)
 
 
 def _ones(rows: Floats) -> Floats:

@@ -17,6 +17,7 @@ from edgeinfer.converters.to_onnx.passes.attention_whole import AttentionWhole
 from edgeinfer.converters.to_onnx.passes.embed_gather import EmbedGather
 from edgeinfer.converters.to_onnx.passes.embed_host import EmbedHost
 from edgeinfer.converters.to_onnx.passes.experts_moe import ExpertsMoE
+from edgeinfer.converters.to_onnx.passes.integer_values import IntegerValues, Known
 from edgeinfer.converters.to_onnx.passes.layer_norm import LayerNorm
 from edgeinfer.converters.to_onnx.passes.linear_nbits import LinearNBits
 from edgeinfer.converters.to_onnx.passes.linear_qdq import LinearQDQ
@@ -59,9 +60,16 @@ def _of_encoder(
 
 
 def static(
-    plan: ir.Model, decoder: Decoder, weights: Weights, matrices: ColumnMatrices, n_tokens: int, n_ctx: int
+    plan: ir.Model,
+    decoder: Decoder,
+    weights: Weights,
+    matrices: ColumnMatrices,
+    n_tokens: int,
+    n_ctx: int,
+    known: Known | None = None,
 ) -> ir.Model:
-    """``n_tokens`` after at most ``n_ctx``, in plain operators: a graph of variant ``npu``."""
+    """``n_tokens`` after at most ``n_ctx``, in plain operators: a graph of variant ``npu``. ``known``: what products
+    take and give is stored as integers."""
     sizes = decoder.sizes
     passes = (
         EmbedHost(n_tokens, sizes.n_embd),
@@ -70,7 +78,7 @@ def static(
         RowsAll(),
         LinearQDQ(weights, matrices),
     )
-    model = _lowered(plan, passes)
+    model = _lowered(plan, (*passes, *((IntegerValues(known),) if known else ())))
     model.graph.outputs[0].shape = ir.Shape([1, n_tokens, sizes.n_vocab])
     return model
 

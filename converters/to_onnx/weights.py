@@ -60,7 +60,8 @@ class Weights:
     def vector(self, name: str) -> ir.Value:
         """A norm's weights or a bias."""
         if name not in self._small:
-            self.tensors[name] = TensorForm(self._source.tensors[name].type, "float", 0)
+            tensor = self._source.tensors[name]
+            self.tensors[name] = TensorForm(tensor.made_from or tensor.type, "float", 0)
             self._small[name] = self.data.add(name, self.floats(name))
         return self._small[name].value
 
@@ -81,7 +82,8 @@ class Weights:
             if self._mixture.quant_of(name, tensor).startswith("int") and tensor.n_cols % forms.OFFSET_STEP:
                 self.measures.unfit(name)
         else:
-            self.tensors[name] = TensorForm(tensor.type, f"nbits{form.bits}", form.block, form.corrected)
+            kind, block = (f"rows{form.bits}", 0) if form.whole_rows else (f"nbits{form.bits}", form.block)
+            self.tensors[name] = TensorForm(tensor.made_from or tensor.type, kind, block, form.corrected)
         return tensor, form
 
     def kept(self, name: str) -> Region:

@@ -5,10 +5,12 @@ weight, or the products of every two columns, by our kernels under llama.cpp as 
         calibrator.squares()                        # {"blk.0.attn_q.weight": Squares, …}
         calibrator.products(["blk.0.attn_q.weight"])  # {"blk.0.attn_q.weight": Products}
 
-`reading` runs the model, `hessians` takes products a few layers at a time. Knows nothing of what they are for.
+`reading` runs the model, `hessians` takes products a few layers at a time; `watching` runs an ONNX package while
+somebody looks at values inside. Knows nothing of what they are for.
 """
 
 from edgeinfer.calibrate.hessians import Hessians
 from edgeinfer.calibrate.reading import Calibrator, Products, Sample, Squares
+from edgeinfer.calibrate.watching import Watcher
 
-__all__ = ["Calibrator", "Hessians", "Products", "Sample", "Squares"]
+__all__ = ["Calibrator", "Hessians", "Products", "Sample", "Squares", "Watcher"]

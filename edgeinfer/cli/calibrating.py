@@ -30,10 +30,10 @@ _MOST_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What the flags said: a text, how much of it, and where to keep what is found."""
+    """What the flags said: a text, how much of it (None: as what it is for needs), and where to keep what is found."""
 
     text: Path | None = None
-    n_tokens: int = _N_TOKENS
+    n_tokens: int | None = None
     save: Path | None = None
 
     def check(self, imatrix: Path | None) -> None:
@@ -43,13 +43,14 @@ class Calibration:
         if self.save and not self.text:
             raise UsageError("--save-imatrix keeps what --calibrate finds; give a text")
 
-    def sample(self) -> Sample:
-        """Raises `UsageError` without a text, or where it cannot be read."""
+    def sample(self, n_tokens: int = _N_TOKENS) -> Sample:
+        """At most ``n_tokens``, where the flags do not say. Raises `UsageError` without a text, or where it cannot be
+        read."""
         from edgeinfer.calibrate import Sample
 
         if self.text is None:
             raise UsageError("give a text with --calibrate")
-        return Sample.of(read_text(self.text, "text", MOST_TEXT_BYTES), self.text.name, self.n_tokens)
+        return Sample.of(read_text(self.text, "text", MOST_TEXT_BYTES), self.text.name, self.n_tokens or n_tokens)
 
     def importance(self, model: str) -> Importance | None:
         """Of a GGUF model's weights; None without a text. Written to ``save``, if there is one. Raises as
@@ -146,10 +147,8 @@ def calibration_flags(command: F) -> F:
         flag(
             "--calibrate-tokens",
             type=click.IntRange(min=64),
-            default=_N_TOKENS,
             metavar="N",
-            show_default=True,
-            help="How much of the text to read.",
+            help="How much of the text to read.  [default: 16384; for ranges of activations 4096]",
         ),
         flag(
             "--calibrate",

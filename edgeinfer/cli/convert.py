@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import functools
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import click
 from edgeinfer.cli.building import type_flags
 from edgeinfer.cli.calibrating import Calibration, calibration_flags
 from edgeinfer.cli.convert_gguf import convert_to_gguf
+from edgeinfer.cli.convert_static import STATIC, Static, activation_lines
 from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
 from edgeinfer.cli.pulling import download_progress, size
 from edgeinfer.errors import UsageError
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "need_converter", "say_package"]
 
 _VARIANTS = ("cpu", "npu", "cuda")
-_MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic")
+_MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", *STATIC)
 
 
 @click.command("convert", cls=Command)
@@ -36,7 +38,8 @@ _MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic")
     metavar="TYPE",
     help="For gguf: f32, f16, bf16, q8_0, q4_k_m, … (all of llama.cpp's; default f16). For onnx: keep (default: "
     "weights as they are), f32, f16, bf16, int4, int8 or int8-dynamic (inputs in 8 bits too: "
-    "faster), rounded, with the error measured.",
+    "faster), rounded, with the error measured; for NPUs int8-static or int4-static, whose products take integers in "
+    "ranges found on a text.",
 )
 @type_flags("For gguf: ")
 @calibration_flags
@@ -53,6 +56,11 @@ _MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic")
     default="32",
     show_default=True,
     help="For onnx int4: weights that share a scale.",
+)
+@flag(
+    "--activations",
+    type=click.Choice(["8", "16"]),
+    help="For onnx int8-static and int4-static: bits of what is multiplied with weights.  [default: 16]",
 )
 @flag(
     "--variant",
@@ -83,6 +91,7 @@ def command(
     calibration: Calibration,
     method: str,
     block_size: str,
+    activations: str | None,
     variant: tuple[str, ...],
     n_ctx: int | None,
     force: bool,
@@ -95,6 +104,8 @@ def command(
     leaves nothing by its name.
     """
     calibration.check(imatrix)
+    if activations and quant not in STATIC:
+        raise UsageError(f"--activations is for --to onnx --quant {' or '.join(STATIC)}, with --calibrate")
     if target == "gguf":
         if method != "auto":
             raise UsageError("--method is for --to onnx")
@@ -105,9 +116,15 @@ def command(
     if quant not in (None, *_MODES):
         raise UsageError(f"--quant {quant} is not one of ONNX's: {', '.join(_MODES)}")
     four_bits = quant == "int4" or any(each.lower().endswith("=int4") for each in tensor_types)
-    if not four_bits and (calibration.text or method != "auto"):
-        raise UsageError("--calibrate and --method are for --quant int4")
-    rounded = Rounded(calibration, method, int(block_size), tensor_types)
+    if not four_bits and quant not in STATIC and (calibration.text or method != "auto"):
+        raise UsageError(f"--calibrate and --method are for --quant int4, {' and '.join(STATIC)}")
+    static = None
+    if quant in STATIC:
+        if tensor_types:
+            raise UsageError(f"--tensor-type is not for --quant {quant}, whose products need one kind of weights")
+        need_converter()
+        static = Static(quant, calibration, method, int(activations or 0))
+    rounded = Rounded(calibration, method, int(block_size), tensor_types, static)
     _to_onnx(model, out, variant, quant or "keep", rounded, n_ctx=n_ctx, force=force, as_json=as_json)
 
 
@@ -119,6 +136,7 @@ class Rounded:
     method: str
     block: int
     tensor_types: tuple[str, ...] = ()
+    static: Static | None = None
 
 
 def _to_onnx(
@@ -145,14 +163,17 @@ def _to_onnx(
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(download_progress(f"converting {printable(called)}"))
         path, name, reference = _source(model, progress)
-        if not Path(path).is_file() and rounded.calibration.text:
+        static = rounded.static
+        if not Path(path).is_file() and rounded.calibration.text and static is None:
             raise UsageError("--calibrate runs the model: convert the checkpoint to gguf first, and that file to onnx")
-        rounding = stack.enter_context(rounded.calibration.rounding(rounded.method, str(path), progress.note))
-        made = export(
+        if static is not None:
+            rounding = stack.enter_context(static.rounding(str(path), progress.note))
+        else:
+            rounding = stack.enter_context(rounded.calibration.rounding(rounded.method, str(path), progress.note))
+        made = (static.export if static else functools.partial(export, quant=quant))(  # type: ignore[arg-type]
             path,
             folder,
             variant=names,
-            quant=quant,  # type: ignore[arg-type]
             block=rounded.block,  # type: ignore[arg-type]
             overrides=overrides,
             rounding=rounding,
@@ -236,6 +257,7 @@ def _summary(made: Package) -> dict[str, Any]:
         "bytes": _n_bytes(made),
         "forms": _forms(made),
         "measured": dict(made.measured),
+        **({"calibration": asdict(made.calibration)} if made.calibration else {}),
     }
 
 
@@ -266,4 +288,4 @@ def _lines(made: Package) -> list[str]:
         lines.append(
             f"{measured['unfit_matrices']:.0f} matrices stay floats: their rows are no whole blocks of 32 weights"
         )
-    return lines
+    return [*lines, *activation_lines(made)]

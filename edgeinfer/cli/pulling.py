@@ -95,3 +95,4 @@ class _Bar:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+            self._bar = self._task = None  # another may be shown meanwhile, and this one again

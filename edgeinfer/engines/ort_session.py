@@ -40,13 +40,15 @@ def value(array: npt.NDArray[Any]) -> onnxruntime.OrtValue:
 class Graph:
     """What sessions are opened from. ``model``: a checked graph, serialized; ``folder``: where its data files lie.
     ``hidden``: its output of hidden states, if it has one. ``initializers``: weights that are handed over instead,
-    which the session reads where they are. ``ours``: it has our operators."""
+    which the session reads where they are. ``ours``: it has our operators.
+    ``exact_inputs``: products take their inputs as they are, integers or not, and round them no further."""
 
     model: bytes
     folder: Path
     hidden: str = ""
     initializers: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     ours: bool = False
+    exact_inputs: bool = False
 
 
 class Stop:
@@ -146,7 +148,10 @@ def _settings(graph: Graph) -> dict[str, str]:
         "session.model_external_initializers_file_folder_path": str(graph.folder),
         "session.record_ep_graph_assignment_info": "1",
         "session.force_spinning_stop": "1",  # threads wait actively within a run, and sleep between runs
-        "session.qdq_matmulnbits_accuracy_level": "4",  # int8 activations, as MatMulNBits of the cpu variant has them
+        # int8 activations, as MatMulNBits of the cpu variant has them, or float32
+        "session.qdq_matmulnbits_accuracy_level": "1" if graph.exact_inputs else "4",
+        # products of integers that overflow on processors before VNNI otherwise
+        **({"session.x64quantprecision": "1"} if graph.exact_inputs else {}),
     }
 
 

@@ -5,7 +5,7 @@ A slice is computed in passes of the sizes that there are; what a pass has more 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,9 @@ from edgeinfer.engines.ort_session import Graph, Sessions, Stop
 from edgeinfer.engines.token_table import TokenTable
 from edgeinfer.errors import FormatError, UnsupportedModel
 from edgeinfer.onnx.graph import Signature, check_signature, expose, read_graph
-from edgeinfer.onnx.package import Hyperparameters, Package, Variant
+from edgeinfer.onnx.package import STATIC_MODES, Hyperparameters, Package, Variant
 
-__all__ = ["StaticGraphs", "blocks", "passes"]
+__all__ = ["StaticGraphs", "Watch", "blocks", "passes"]
 
 _UNSEEN = np.float32(-30000)  # of a mask: fits the half precision that accelerators compute in
 _TABLE = "token_embd.gguf"
@@ -79,15 +79,33 @@ class _Cache:
     arrays: list[Floats]
 
 
+@dataclass(slots=True)
+class Watch:
+    """Float values inside the graphs that ``seen`` hears of after each pass, by name; they are valid until it returns,
+    and rows of padding are among them."""
+
+    names: Sequence[str]
+    seen: Callable[[Mapping[str, Floats]], None]
+
+
 class StaticGraphs:
     """The `Computer` of a variant of fixed shapes.
 
     ``config.drafted``: what may be a draft is computed in blocks of a graph of several tokens, in which each token has
     the place that its position says, with those before it in its block once more where need be. So a token is the same
     bits alone and among drafted ones; it takes as long as the graph does. Prompts are cut at multiples of the largest
-    graph where sequences are to be computed as if alone."""
+    graph where sequences are to be computed as if alone. ``watch``: who looks at values
+    inside."""
 
-    def __init__(self, package: Package, variant: Variant, found: Found, config: EngineConfig, stop: Stop) -> None:
+    def __init__(
+        self,
+        package: Package,
+        variant: Variant,
+        found: Found,
+        config: EngineConfig,
+        stop: Stop,
+        watch: Watch | None = None,
+    ) -> None:
         hyper, n_ctx = package.hyperparameters, variant.n_ctx or 0
         if (config.n_ctx or hyper.n_ctx_train) > n_ctx:
             raise UnsupportedModel(
@@ -110,6 +128,7 @@ class StaticGraphs:
         self._bindings: dict[tuple[int, int], Any] = {}
         self._outputs: dict[int, dict[str, Floats]] = {}
         self._rows: Floats = np.empty((0, self._n_vocab), np.float32)
+        self._watch = watch
         self._graphs = self._opened(package, variant, found, config, stop)
         self.placement = _joined([sessions.placement() for sessions in self._graphs.values()])
 
@@ -124,7 +143,11 @@ class StaticGraphs:
             check_signature(str(where), proto, *_signature(package.hyperparameters, size, self._n_ctx, self._rotations))
             if not expose(proto, _HIDDEN, [1, size, self.n_embd]):
                 raise UnsupportedModel(f"{where} has no tensor {_HIDDEN!r}; convert again")
-            graphs[size] = Graph(proto.SerializeToString(), where.parent, _HIDDEN)
+            for name in self._watch.names if self._watch else ():
+                if all(name != output.name for output in proto.graph.output) and not expose(proto, name, None):
+                    raise UnsupportedModel(f"{where} has no tensor {name!r}; convert again")
+            exact = package.mode in STATIC_MODES  # their inputs are integers already
+            graphs[size] = Graph(proto.SerializeToString(), where.parent, _HIDDEN, exact_inputs=exact)
         threads = config.n_threads or 1, config.n_threads_batch or 1
         return {
             size: Sessions(graph, found, *((threads[0],) * 2 if size == 1 else (threads[1],) * 2), stop)
@@ -162,6 +185,8 @@ class StaticGraphs:
             found = self._run(size, cache.ids[begin:stop], begin, part.seq)
             for (_, present), kept in zip(self._names, cache.arrays, strict=True):
                 kept[:, :, begin:stop] = found[present][:, :, : stop - begin]
+            if self._watch is not None:
+                self._watch.seen({name: found[name] for name in self._watch.names})
             n_again = max(0, n_past - begin)
             counted = {name: found[name][:, n_again:] for name in ("logits", _HIDDEN)}
             yield begin + n_again - n_past, stop - n_past, counted

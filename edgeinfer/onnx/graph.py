@@ -103,8 +103,9 @@ def expose_hidden(proto: onnx.ModelProto, n_embd: int) -> str | None:
     return hidden
 
 
-def expose(proto: onnx.ModelProto, tensor: str, shape: list[int | str]) -> bool:
-    """Make a float tensor inside the graph one of its outputs; False where there is none of that name."""
+def expose(proto: onnx.ModelProto, tensor: str, shape: list[int | str] | None) -> bool:
+    """Make a float tensor inside the graph one of its outputs, of a shape that a runtime may work out itself where it
+    is None; False where there is none of that name."""
     from onnx import TensorProto, helper
 
     if all(tensor not in node.output for node in proto.graph.node):

@@ -28,7 +28,9 @@ from edgeinfer.onnx.fields import Fields
 __all__ = [
     "FORMAT",
     "MANIFEST",
+    "STATIC_MODES",
     "VERSION",
+    "Calibration",
     "File",
     "Hyperparameters",
     "Origin",
@@ -44,8 +46,10 @@ MANIFEST = "edgeinfer.json"
 VOCABULARY = "vocab.gguf"
 HIDDEN_STATES = "last_hidden_state"
 """What an encoder's graph calls its output, as everybody does."""
-MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic")
-FORMS = ("nbits4", "nbits8", "float")
+MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", "int4-static", "int8-static")
+STATIC_MODES = ("int4-static", "int8-static")
+"""Those whose products take integers in ranges that were found beforehand."""
+FORMS = ("nbits4", "nbits8", "rows8", "float")
 _MAX_MANIFEST_BYTES = 16 << 20
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -102,7 +106,8 @@ class Hyperparameters:
 @dataclass(frozen=True, slots=True)
 class TensorForm:
     """How a tensor of the source became an initializer. ``type`` is its GGUF type; ``block`` the weights that share a
-    scale (0 for floats); ``correction``: its blocks have a least value of their own, added by a second product."""
+    scale (0: floats, or a row does); ``correction``: its blocks have a least value of their own, added by a second
+    product."""
 
     type: str
     form: str
@@ -137,10 +142,20 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """A text that a model read to find what it is to be like: its name, its hash, and how much of it was read."""
+
+    text: str
+    sha256: str
+    tokens: int
+    windows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Package:
     """A package as its manifest describes it. ``tensors``: by name in the source. ``measured``: what the conversion
     cost, such as ``max_error``. ``origin``: where the source was a package, what the first of these was made from; the
-    source's hash is then that of its manifest."""
+    source's hash is then that of its manifest. ``calibration``: where a text decided about anything."""
 
     folder: Path
     name: str
@@ -155,6 +170,7 @@ class Package:
     files: Mapping[str, File]
     measured: Mapping[str, float] = field(default_factory=dict)
     origin: Origin | None = None
+    calibration: Calibration | None = None
 
     @property
     def vocabulary(self) -> Path:
@@ -180,6 +196,7 @@ class Package:
             "variants": {name: _stored_variant(variant) for name, variant in self.variants.items()},
             "files": {path: asdict(file) for path, file in self.files.items()},
             "measured": dict(self.measured),
+            **({"calibration": asdict(self.calibration)} if self.calibration else {}),
         }
 
     def json(self) -> str:
@@ -254,6 +271,7 @@ def _parse(folder: Path, top: Fields) -> Package:
         files=_files(top.fields("files")),
         measured={name: measured.number(name) for name in measured.names},
         origin=_origin(source.fields("origin")) if source.get("origin") is not None else None,
+        calibration=_calibration(top.fields("calibration")) if top.get("calibration") is not None else None,
     )
     if not package.variants:
         raise top.wrong("variants", "is empty")
@@ -314,6 +332,11 @@ def _hyperparameters(fields: Fields) -> Hyperparameters:
 def _tensor_form(fields: Fields) -> TensorForm:
     block = fields.integer("block", low=0, high=256)
     return TensorForm(fields.text("type"), fields.choice("form", FORMS), block, fields.flag("correction"))
+
+
+def _calibration(fields: Fields) -> Calibration:
+    counts = (fields.integer(name, low=1) for name in ("tokens", "windows"))
+    return Calibration(fields.text("text"), _hash(fields, "sha256"), *counts)
 
 
 def _variant(fields: Fields) -> Variant:

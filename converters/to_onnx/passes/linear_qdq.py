@@ -63,5 +63,6 @@ def _product(x: ir.Value | None, matrix: Columns, name: str, add: Nodes) -> ir.V
             block_size=matrix.block,
         )
     else:
-        columns = add("DequantizeLinear", matrix.q.value, matrix.scales.value, name=f"{name}.floats", axis=1)
+        zeros = () if matrix.zeros is None else (matrix.zeros.value,)
+        columns = add("DequantizeLinear", matrix.q.value, matrix.scales.value, *zeros, name=f"{name}.floats", axis=1)
     return add("MatMul", x, columns, name=name)
