@@ -87,7 +87,7 @@ def _stored(package: Package, name: str, tensor: SourceTensor) -> Form | str:
     known = package.tensors[name]
     if known.form == "float":
         return tensor.type
-    return Form(8 if known.form == "nbits8" else 4, known.block, known.correction)  # type: ignore[arg-type]
+    return Form(8 if known.form == "nbits8" else 4, known.block, known.correction)
 
 
 def _notes(package: Package) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ def stored_rows(files: DataFiles, forms: Mapping[str, TensorForm], *, by_columns
 
 
 def _form(name: str, stored: TensorForm) -> Form:
-    form = Form(8 if stored.form == "nbits8" else 4, stored.block, stored.correction)  # type: ignore[arg-type]
+    form = Form(8 if stored.form == "nbits8" else 4, stored.block, stored.correction)
     if own_type(form) not in OWN:
         raise FormatError(f"tensor {name[:80]!r} is said to have blocks of {stored.block}, which no graph of ours has")
     return form

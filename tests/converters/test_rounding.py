@@ -63,7 +63,7 @@ class Known:
 
 @pytest.mark.parametrize("block", [32, 64, 128])
 def test_parts_are_what_the_rows_became(block: int) -> None:
-    rows, form = weights(), Form(4, block)  # type: ignore[arg-type]
+    rows, form = weights(), Form(4, block)
     rows[3, :128] = 0
     x = correlated()
     for rounding in (Rounding("rtn"), Rounding("search"), Rounding("gptq", Known(x.T @ x))):
