@@ -13,11 +13,10 @@ from edgeinfer.converters.to_onnx.distribution import Distribution, Steps, best_
 from edgeinfer.converters.to_onnx.passes.integer_values import Role
 from edgeinfer.converters.to_onnx.smoothing import Fold
 
-__all__ = ["BITS", "Activations", "Bits"]
+__all__ = ["Activations", "Bits"]
 
 Floats = npt.NDArray[np.float32]
 Bits = Literal[8, 16]
-BITS: tuple[Bits, ...] = (8, 16)
 _HEAD = "output"
 _MOST_LOST = 0.05
 """Of an activation, relative to it: what loses more with 8 bits gets 16."""
@@ -73,12 +72,6 @@ class Activations:
             return 16
         return 8 if role == "input" else None
 
-    @property
-    def most_clipped(self) -> tuple[str, float]:
-        """The value of which the greatest share lies outside of its range, and that share; ("", 0): none does."""
-        share, name = max(((steps.clipped, name) for (name, _), steps in self._steps.items()), default=(0.0, ""))
-        return (name, share) if share else ("", 0.0)
-
     def measured(self) -> Mapping[str, float]:
         """``activation_error``: what is lost of values relative to them, as root mean squares, of the worst and of the
         middle one; ``clipped``: the share of all values that lie outside of their ranges; ``most_clipped``: of one."""
@@ -92,7 +85,7 @@ class Activations:
             "activation_error": errors[len(errors) // 2] if errors else 0.0,
             "most_activation_error": errors[-1] if errors else 0.0,
             "clipped": sum(each.clipped * each.n for each in steps) / max(1, n),
-            "most_clipped": self.most_clipped[1],
+            "most_clipped": max((each.clipped for each in steps), default=0.0),
         }
 
 

@@ -19,13 +19,13 @@ from edgeinfer.converters.to_onnx.genai import write_genai
 from edgeinfer.converters.to_onnx.graph_files import Job, described, write_dynamic, write_static
 from edgeinfer.converters.to_onnx.mixture import FormOverride, Mixture
 from edgeinfer.converters.to_onnx.opening import Model, opened
-from edgeinfer.converters.to_onnx.requantize import BLOCKS, STATIC, Block, Quant
+from edgeinfer.converters.to_onnx.requantize import BLOCKS, Block, Quant
 from edgeinfer.converters.to_onnx.rounding import Rounding
 from edgeinfer.converters.to_onnx.smoothing import SmoothedSource
 from edgeinfer.converters.to_onnx.space import package_bytes
 from edgeinfer.errors import UnsupportedModel, UsageError
 from edgeinfer.gguf import writer as gguf_writer
-from edgeinfer.onnx.package import MANIFEST, VOCABULARY, Calibration, Origin, Package, TensorForm, Variant
+from edgeinfer.onnx.package import MANIFEST, STATIC_MODES, VOCABULARY, Calibration, Origin, Package, TensorForm, Variant
 
 __all__ = ["NPU_CTX", "VARIANTS", "VariantName", "check_static", "export", "write_package"]
 
@@ -127,9 +127,9 @@ def write_package(
 
 def check_static(quant: Quant, names: Sequence[str], activations: Activations | None) -> None:
     """Raise `UsageError` for integers where no graph has them, or none that anything is known of."""
-    if quant not in STATIC:
+    if quant not in STATIC_MODES:
         if activations is not None:
-            raise UsageError(f"{quant} leaves what products take as it is; for integers there are: {', '.join(STATIC)}")
+            raise UsageError(f"{quant} leaves what products take as it is; for integers: {', '.join(STATIC_MODES)}")
         return
     others = [each for each in names if each != "npu"]
     if others:

@@ -12,15 +12,14 @@ from edgeinfer.converters.sources import Bytes, SourceTensor
 from edgeinfer.converters.to_onnx.forms import KEPT, OWN, Form, restored
 from edgeinfer.gguf.formats import TENSOR_TYPES
 from edgeinfer.kernels.formats import FORMATS
+from edgeinfer.onnx.package import STATIC_MODES
 
-__all__ = ["BLOCKS", "QUANTS", "STATIC", "Block", "Quant", "values", "wanted"]
+__all__ = ["BLOCKS", "QUANTS", "Block", "Quant", "values", "wanted"]
 
 Floats = npt.NDArray[np.float32]
 Quant = Literal["keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", "int4-static", "int8-static"]
 """``int8`` and ``int8-dynamic`` have the same weights; which it is says how the engine takes their inputs."""
 QUANTS: tuple[Quant, ...] = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", "int4-static", "int8-static")
-STATIC: tuple[Quant, ...] = ("int4-static", "int8-static")
-"""Those whose products take integers in ranges that are found beforehand: of variant npu."""
 _FLOATS: tuple[Quant, ...] = ("f32", "f16", "bf16")
 _ROUTERS = "ffn_gate_inp.weight"  # small, and one that chooses other experts is worth more than its bits
 _TABLES = ("token_embd.weight", "output.weight")
@@ -44,7 +43,7 @@ def wanted(name: str, tensor: SourceTensor, quant: Quant, block: Block = 32, *, 
     uneven = tensor.n_cols % BLOCKS[0] != 0
     four = quant in ("int4", "int4-static") and (name not in _TABLES or by_name)
     bits: Literal[4, 8] = 4 if four else 8
-    if quant in STATIC and (bits == 8 or uneven):
+    if quant in STATIC_MODES and (bits == 8 or uneven):
         return Form(8, tensor.n_cols, whole_rows=True)
     if uneven:
         return kept

@@ -46,7 +46,6 @@ class Built(Protocol):
 
 def type_flags(only: str = "") -> Callable[[F], F]:
     """``--tensor-type`` and ``--imatrix``; ``only`` begins the help of what is for one format."""
-
     types = flag(
         "--tensor-type",
         "tensor_types",
