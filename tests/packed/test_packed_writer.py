@@ -104,7 +104,8 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from packed_loads import fake_load
-from edgeinfer.packed import writer
+from edgeinfer.packed import store, writer
+store.LEFT_FREE_BYTES = 0
 real, count = writer._write, iter(range(99))
 def write(stream, data):
     if next(count) == int(sys.argv[3]):
