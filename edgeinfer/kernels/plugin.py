@@ -80,7 +80,10 @@ def matmul_isa(type_id: int) -> str:
 def loading(ours: bool) -> Iterator[KernelReport]:
     """Around the load of a model, on the thread that loads: with our kernels if they are wanted and can be had."""
     if ours:
-        yield install()
+        report = install()
+        if report.active:
+            library.load().ei_ggml_pack(1)
+        yield report
         return
     why = "our kernels are switched off"
     if _report is None or not _report.active:

@@ -103,7 +103,7 @@ def swap(
     matrices = pack(package.folder, products, weights, types)
     try:
         threads = {"n_threads": n_threads, "n_threads_batch": n_threads_batch}
-        work = _Swap(graph, sizes.head_dim, threads, kv_type, fine=package.mode == "int8")
+        work = _Swap(graph, sizes.head_dim, threads, kv_type, fine=_is_fine(package, products, matrices))
         work.multiply(products, matrices)
         work.gate()
         work.normalize()
@@ -122,6 +122,13 @@ def swap(
         matrices.notice,
         matrices,
     )
+
+
+def _is_fine(package: Package, products: list[Product], matrices: PackedMatrices) -> bool:
+    """Whoever keeps 8 bits of every weight wants the model as it was: rounding inputs to 8 as well would cost more than
+    rounding the weights does, so that there they have two terms. `int8-dynamic` asks for just that rounding."""
+    types = {matrices[product.weight].type_name for product in products}
+    return package.mode != "int8-dynamic" and types <= {"Q8_0", "F32", "F16", "BF16"}
 
 
 def _packed_name(weight: str) -> str:
@@ -161,8 +168,6 @@ class _Swap:
         self._graph.exchange(changes, gone)
 
     def _product(self, group: list[Product], matrices: PackedMatrices) -> Any:
-        """Whoever asked for 8 bits wants the model as it was: rounding inputs to 8 as well would cost more than
-        rounding the weights does, so that there they have two terms."""
         inputs = [group[0].x]
         for product in group:
             inputs += [_packed_name(product.weight), *([product.bias] if product.bias else [])]

@@ -158,8 +158,9 @@ EI_API int64_t ei_top_k(int32_t isa, const float *logits, int64_t n, int64_t k, 
  * Models that are loaded afterwards use it; calling it again changes nothing. Not thread-safe. */
 typedef void *(*ei_resolve_symbol)(const char *name);
 EI_API const char *ei_ggml_install(ei_resolve_symbol resolve);
-/* Whether models that the calling thread loads from now on are packed for our products; they are until it says 0. Attention, which needs no
- * packing, is computed by us in any case. */
+/* The calling thread is about to load a model: whether it is packed for our products, as it is where nobody says so. Attention, which needs
+ * no packing, is computed by us in any case. A model that was announced and whose products have no weights of less than 8 bits shall not
+ * lose by what its inputs are rounded to: Q8_0 then takes inputs of 15 bits instead of 8 (matmul/terms.h). */
 EI_API void ei_ggml_pack(int32_t on);
 
 /* The packed weights of one load, and an image of them in a file.

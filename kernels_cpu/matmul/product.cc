@@ -16,7 +16,7 @@ struct Outputs {
 
     Outputs() = default;
     Outputs(const Product &p, const Columns &out, int64_t group) : n(p.group_size(group)) {
-        for (int c = 0; c < n; ++c) column[c] = out[group * kGroup + c];
+        for (int c = 0; c < n; ++c) column[c] = out[p.first_column(group) + c];
     }
 };
 
@@ -27,15 +27,17 @@ void multiply_group(const Product &p, const void *packed, const char *activation
     for (int64_t panel = first; panel < last; ++panel) {
         const int64_t row = panel * kPanelRows;
         for (int c = 0; c < outputs.n; ++c) out[c] = outputs.column[c] + row;
-        p.matmul->matmul({static_cast<const uint8_t *>(packed) + static_cast<size_t>(panel) * p.panel_bytes,
-                          reinterpret_cast<const uint8_t *>(activations) + static_cast<size_t>(group) * p.group_bytes, p.n_blocks, out,
-                          outputs.n, static_cast<int>(std::min<int64_t>(kPanelRows, p.n_rows - row))});
+        multiply_terms(*p.matmul,
+                       {static_cast<const uint8_t *>(packed) + static_cast<size_t>(panel) * p.panel_bytes,
+                        reinterpret_cast<const uint8_t *>(activations) + static_cast<size_t>(group) * p.group_bytes, p.n_blocks, out,
+                        outputs.n, static_cast<int>(std::min<int64_t>(kPanelRows, p.n_rows - row))},
+                       p.n_terms);
     }
 }
 
 }  // namespace
 
-Product::Product(int32_t format_id, int64_t n_cols_, int64_t n_rows_, int64_t n_columns_)
+Product::Product(int32_t format_id, int64_t n_cols_, int64_t n_rows_, int64_t n_columns_, int n_terms_)
     : format(find_format(format_id)),
       quantize(choose_kernel(Op::quantize, quantizer(format->activation), ei_best_isa())),
       matmul(choose_kernel(Op::matmul, format_id, ei_best_isa())),
@@ -44,11 +46,12 @@ Product::Product(int32_t format_id, int64_t n_cols_, int64_t n_rows_, int64_t n_
       n_columns(n_columns_),
       n_blocks(n_cols / format->block_size),
       n_x_blocks(n_activation_blocks(*format, n_cols)),
-      n_groups(divide_up(n_columns, kGroup)),
+      n_groups(divide_up(n_columns, columns_in_group(n_terms_))),
       n_panels(divide_up(n_rows, kPanelRows)),
       block_bytes(activation_block_bytes(format->activation)),
       group_bytes(activation_group_bytes(*format, n_cols)),
-      panel_bytes(ei::panel_bytes(*format, n_cols)) {}
+      panel_bytes(ei::panel_bytes(*format, n_cols)),
+      n_terms(n_terms_) {}
 
 int64_t Product::chunk_panels(int n_threads) const {
     const int64_t share = divide_up(n_panels, 4 * int64_t{n_threads});
@@ -61,9 +64,11 @@ void Product::quantize_items(const Columns &x, char *activations, int64_t first,
         const int64_t group = item / n_x_blocks, block = item % n_x_blocks;
         const float *columns[kGroup];
         const int n = group_size(group);
-        for (int c = 0; c < n; ++c) columns[c] = x[group * kGroup + c] + block * activation_block_size(*format);
-        quantize->quantize({format->activation, format->zero_point, columns, n, activations + static_cast<size_t>(item) * block_bytes,
-                            activation_block_length(*format, n_cols, block)});
+        for (int c = 0; c < n; ++c) columns[c] = x[first_column(group) + c] + block * activation_block_size(*format);
+        quantize_terms(*quantize,
+                       {format->activation, format->zero_point, columns, n, activations + static_cast<size_t>(item) * block_bytes,
+                        activation_block_length(*format, n_cols, block)},
+                       n_terms);
     }
 }
 

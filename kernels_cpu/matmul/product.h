@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "core/kernel.h"
+#include "matmul/terms.h"
 
 namespace ei {
 
@@ -28,16 +28,18 @@ struct Product {
     const Kernel *quantize, *matmul;
     int64_t n_cols, n_rows, n_columns, n_blocks, n_x_blocks, n_groups, n_panels;
     size_t block_bytes, group_bytes, panel_bytes;
+    int n_terms;  // of x: 1, or 2 where the format has them (matmul/terms.h)
 
     Product() = default;
     // With the kernels in use; the format is one of ei_has_matmul.
-    Product(int32_t format_id, int64_t n_cols_, int64_t n_rows_, int64_t n_columns_);
+    Product(int32_t format_id, int64_t n_cols_, int64_t n_rows_, int64_t n_columns_, int n_terms_ = 1);
 
-    int group_size(int64_t group) const { return static_cast<int>(std::min<int64_t>(kGroupColumns, n_columns - group * kGroupColumns)); }
+    int64_t first_column(int64_t group) const { return group * columns_in_group(n_terms); }
+    int group_size(int64_t group) const { return static_cast<int>(std::min<int64_t>(columns_in_group(n_terms), n_columns - first_column(group))); }
     int64_t n_items() const { return n_groups * n_x_blocks; }
     size_t activation_bytes() const { return static_cast<size_t>(n_groups) * group_bytes; }
     // Whether x is so small that quantizing it costs less than meeting other threads.
-    bool small_x() const { return n_columns * n_cols <= 16384; }
+    bool small_x() const { return n_terms * n_columns * n_cols <= 16384; }
     size_t packed_bytes() const { return static_cast<size_t>(n_panels) * panel_bytes; }
 
     // Panels that a thread takes at once. Few columns: a quarter of its share, so that a thread that was held up does not hold up the

@@ -3,7 +3,6 @@
 
 #include "matmul/product.h"
 #include "onnxruntime/operators.h"
-#include "onnxruntime/two_terms.h"
 
 namespace ei {
 namespace {
@@ -38,7 +37,8 @@ class MultiplyKernel {
     OrtStatus *read_terms(const OrtKernelInfo *info);
 
     Node node_;
-    int64_t n_cols_ = 0, n_terms_ = 1;
+    int64_t n_cols_ = 0;
+    int n_terms_ = 1;
     size_t n_weights_ = 0;
     Weight weights_[kMostWeights] = {};
 };
@@ -114,45 +114,23 @@ void add_bias(const Columns &out, int64_t n_columns, const float *bias, int64_t 
     }
 }
 
-// The results of second terms added to those of the first, which lie before them.
-void add_terms(const Columns &terms, const Columns &out, int64_t n_columns, int64_t first_row, int64_t last_row) {
-    for (int64_t c = 0; c < n_columns; ++c) {
-        const float *const a = terms[c], *const b = terms[n_columns + c];
-        float *const y = out[c];
-        for (int64_t row = first_row; row < last_row; ++row) y[row] = a[row] + b[row];
-    }
-}
-
 // The products of one run: where each weight's quantized x is among the activations, where its results go, and how both kinds of work are
 // counted through all weights.
 struct Run {
     Product products[kMostWeights];
-    Columns out[kMostWeights], terms[kMostWeights];  // terms: where products go first, where x has two
-    int64_t n_terms = 1, n_columns = 0;              // columns of the result
+    Columns out[kMostWeights];
     size_t at[kMostWeights + 1] = {};
     int64_t first_item[kMostWeights + 1] = {}, chunk[kMostWeights] = {}, first_chunk[kMostWeights + 1] = {};
     size_t n = 0;
 
     void add(const Product &product, bool quantizes, float *y, int n_threads) {
         products[n] = product;
-        out[n] = terms[n] = {reinterpret_cast<char *>(y), product.n_columns, 1, column_bytes(product), 0, 0};
+        out[n] = {reinterpret_cast<char *>(y), product.n_columns, 1, static_cast<size_t>(product.n_rows) * sizeof(float), 0, 0};
         at[n + 1] = at[n] + (quantizes ? product.activation_bytes() : 0);
         first_item[n + 1] = first_item[n] + (quantizes ? product.n_items() : 0);
         chunk[n] = product.chunk_panels(n_threads);
         first_chunk[n + 1] = first_chunk[n] + divide_up(product.n_panels, chunk[n]);
         ++n;
-    }
-    static size_t column_bytes(const Product &product) { return static_cast<size_t>(product.n_rows) * sizeof(float); }
-    size_t term_bytes() const {
-        size_t bytes = 0;
-        for (size_t i = 0; n_terms > 1 && i < n; ++i) bytes += static_cast<size_t>(products[i].n_columns) * column_bytes(products[i]);
-        return bytes;
-    }
-    void put_terms(char *memory) {
-        for (size_t i = 0; n_terms > 1 && i < n; ++i) {
-            terms[i].data = memory;
-            memory += static_cast<size_t>(products[i].n_columns) * column_bytes(products[i]);
-        }
     }
     int64_t n_items() const { return first_item[n]; }
     int64_t n_chunks() const { return first_chunk[n]; }
@@ -169,9 +147,8 @@ struct Run {
         const Product &p = products[i];
         const int64_t first = (index - first_chunk[i]) * chunk[i], last = std::min(first + chunk[i], p.n_panels);
         const int64_t row = first * kPanelRows, last_row = std::min(last * kPanelRows, p.n_rows);
-        p.multiply(weights[i].packed, activations + at[weights[i].like], terms[i], first, last);
-        if (n_terms > 1) add_terms(terms[i], out[i], n_columns, row, last_row);
-        if (weights[i].bias) add_bias(out[i], n_columns, weights[i].bias, row, last_row);
+        p.multiply(weights[i].packed, activations + at[weights[i].like], out[i], first, last);
+        if (weights[i].bias) add_bias(out[i], p.n_columns, weights[i].bias, row, last_row);
     }
 };
 
@@ -181,29 +158,19 @@ OrtStatus *MultiplyKernel::compute(OrtKernelContext *context) const {
     if (x.n_dims < 1 || x.last() != n_cols_) return node_.fail("x has rows of %lld, not %lld", wide(x.last()), wide(n_cols_));
     const int64_t m = x.count() / n_cols_;
     const int n_threads = node_.threads(m);
-    Columns columns{x.data, m, 1, static_cast<size_t>(n_cols_) * sizeof(float), 0, 0};
+    const Columns columns{x.data, m, 1, static_cast<size_t>(n_cols_) * sizeof(float), 0, 0};
     Run run;
-    run.n_terms = n_terms_, run.n_columns = m;
     for (size_t i = 0; i < n_weights_; ++i) {
         const Weight &w = weights_[i];
         float *y = nullptr;
         x.shape[x.n_dims - 1] = w.n_rows;
         EI_TRY(make_output(context, i, x.shape, x.n_dims, &y));
         if (y == nullptr && m > 0) return node_.fail("output %zu has no place", i);
-        if (m > 0) run.add(Product(w.format, n_cols_, w.n_rows, n_terms_ * m), w.like == i, y, n_threads);
+        if (m > 0) run.add(Product(w.format, n_cols_, w.n_rows, m, n_terms_), w.like == i, y, n_threads);
     }
     if (m == 0) return nullptr;
-    const size_t activation_bytes = round_up(run.at[run.n], 64), x_bytes = n_terms_ > 1 ? 2 * columns.stride1 * static_cast<size_t>(m) : 0;
-    char *const activations = workspace(activation_bytes + round_up(x_bytes, 64) + run.term_bytes());
+    char *const activations = workspace(run.at[run.n]);
     if (activations == nullptr) return node_.fail("out of memory");
-    if (n_terms_ > 1) {
-        run.put_terms(activations + activation_bytes + round_up(x_bytes, 64));
-        const Columns terms{activations + activation_bytes, 2 * m, 1, columns.stride1, 0, 0};
-        EI_TRY(share_out(context, run.products[0].small_x() ? 1 : n_threads, m, [&](int, int64_t c) {
-            split_row(columns[c], n_cols_, terms[c], terms[m + c]);
-        }));
-        columns = terms;
-    }
     if (n_threads == 1 || run.products[0].small_x()) {
         run.quantize(columns, activations, 0, run.n_items());
     } else {

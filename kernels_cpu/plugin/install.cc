@@ -21,14 +21,15 @@ GgmlLibrary g_ggml{};
 
 namespace {
 
+template <int kTerms>  // of x
 class MultiplyTraits final : public ggml::TensorTraits {
   public:
     bool work_size(int n_threads, const ggml::Tensor *op, size_t &size) override {
-        size = op->op == ggml::kMulMat ? multiply_work_bytes(op, n_threads) : multiply_experts_work_bytes(op, n_threads);
+        size = op->op == ggml::kMulMat ? multiply_work_bytes(op, kTerms, n_threads) : multiply_experts_work_bytes(op, kTerms, n_threads);
         return true;
     }
     bool compute_forward(ggml::ComputeParams *params, ggml::Tensor *op) override {
-        op->op == ggml::kMulMat ? multiply(*params, op) : multiply_experts(*params, op);
+        op->op == ggml::kMulMat ? multiply(*params, op, kTerms) : multiply_experts(*params, op, kTerms);
         return true;
     }
 };
@@ -62,16 +63,20 @@ struct Hook {
     void *(*get_proc_address_before)(ggml::Registry *, const char *);
 } g_hook{};
 
-// Whether models that this thread loads are ours to pack; see ei_ggml_pack.
-thread_local bool t_pack = true;
+// Whether the model that this thread loads is ours to pack, and whether some product of it has weights of less than 8 bits; see
+// ei_ggml_pack.
+thread_local bool t_pack = true, t_coarse = true;
 
 bool takes(const ggml::Tensor *weight) { return t_pack && can_pack(weight); }
+
+bool is_coarse(int32_t type) { return type != EI_FORMAT_Q8_0 && type != EI_FORMAT_F32 && type != EI_FORMAT_F16 && type != EI_FORMAT_BF16; }
 
 class OurBufferType final : public ggml::ExtraBufferType {
   public:
     bool supports_op(ggml::Device *device, const ggml::Tensor *op) override {
         const ggml::Tensor *weight = op->src[0];
         const bool product = op->op == ggml::kMulMat || op->op == ggml::kMulMatId;
+        if (product) t_coarse |= is_coarse(weight->type);  // the loader asks about all before it makes the first
         if (!product || weight->buffer == nullptr || weight->buffer->buft != g_hook.type || !takes(weight)) {
             return g_hook.context_before->supports_op(device, op);
         }
@@ -85,11 +90,14 @@ class OurBufferType final : public ggml::ExtraBufferType {
     }
 };
 
-bool is_ours(const ggml::Tensor *tensor) { return tensor->extra == static_cast<ggml::TensorTraits *>(&immortal<MultiplyTraits>()); }
+ggml::TensorTraits *one_term() { return &immortal<MultiplyTraits<1>>(); }
+ggml::TensorTraits *two_terms() { return &immortal<MultiplyTraits<2>>(); }
+
+bool is_ours(const ggml::Tensor *tensor) { return tensor->extra == one_term() || tensor->extra == two_terms(); }
 
 int32_t init_tensor(ggml::Buffer *buffer, ggml::Tensor *tensor) {
     if (!takes(tensor)) return g_hook.buffer_before.init_tensor ? g_hook.buffer_before.init_tensor(buffer, tensor) : ggml::kSuccess;
-    tensor->extra = static_cast<ggml::TensorTraits *>(&immortal<MultiplyTraits>());
+    tensor->extra = tensor->type == EI_FORMAT_Q8_0 && !t_coarse ? two_terms() : one_term();
     return ggml::kSuccess;
 }
 
@@ -222,6 +230,8 @@ const char *try_install(ei_resolve_symbol resolve) {
 
 ggml::BufferType *hooked_buffer_type() { return g_hook.type; }
 
+void expect_weights(bool coarse) { t_coarse = coarse; }
+
 }  // namespace ei
 
 extern "C" {
@@ -231,6 +241,9 @@ const char *ei_ggml_install(ei_resolve_symbol resolve) {
     return ei::try_install(resolve);
 }
 
-void ei_ggml_pack(int32_t on) { ei::t_pack = on != 0; }
+void ei_ggml_pack(int32_t on) {
+    ei::t_pack = on != 0;
+    ei::expect_weights(false);
+}
 
 }  // extern "C"

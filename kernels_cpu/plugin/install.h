@@ -9,6 +9,9 @@ namespace ei {
 // The buffer type that is ours now, or null.
 ggml::BufferType *hooked_buffer_type();
 
+// Whether weights that this thread loads from here on are in company of less than 8 bits; see ei_ggml_pack.
+void expect_weights(bool coarse);
+
 // Null when all is well, or why not. Leaves nothing behind.
 const char *check_structures();
 const char *self_test();

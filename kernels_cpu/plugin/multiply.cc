@@ -26,9 +26,9 @@ Columns columns_of(const ggml::Tensor *t) {
     return {static_cast<char *>(t->data), t->ne[1], t->ne[2], t->nb[1], t->nb[2], t->nb[3]};
 }
 
-Product product_of(const ggml::Tensor *op) {
+Product product_of(const ggml::Tensor *op, int n_terms) {
     const ggml::Tensor *weight = op->src[0], *x = op->src[1];
-    return Product(weight->type, weight->ne[0], weight->ne[1], x->ne[1] * x->ne[2] * x->ne[3]);
+    return Product(weight->type, weight->ne[0], weight->ne[1], x->ne[1] * x->ne[2] * x->ne[3], n_terms);
 }
 
 void tell(const ei_collection &told, const ggml::Tensor *weight, const Columns &x, int64_t n_columns, int ith, int nth) {
@@ -77,13 +77,13 @@ bool can_multiply(const ggml::Tensor *op) {
            op->nb[0] == sizeof(float);
 }
 
-size_t multiply_work_bytes(const ggml::Tensor *op, int n_threads) {
-    const Product p = product_of(op);
+size_t multiply_work_bytes(const ggml::Tensor *op, int n_terms, int n_threads) {
+    const Product p = product_of(op, n_terms);
     return (each_for_itself(p) ? p.activation_bytes() * static_cast<size_t>(n_threads) : p.activation_bytes()) + 64;
 }
 
-void multiply(const ggml::ComputeParams &params, const ggml::Tensor *op) {
-    const Product p = product_of(op);
+void multiply(const ggml::ComputeParams &params, const ggml::Tensor *op, int n_terms) {
+    const Product p = product_of(op, n_terms);
     const Columns x = columns_of(op->src[1]), out = columns_of(op);
     const void *const packed = op->src[0]->data;
     char *activations = aligned<char>(params.wdata);

@@ -3,29 +3,32 @@
 #include <cstring>
 
 #include "core/isa.h"
-#include "core/kernel.h"
+#include "matmul/terms.h"
 #include "plugin/collect.h"
 #include "plugin/operations.h"
 
 namespace ei {
 namespace {
 
-constexpr int64_t kGroup = kGroupColumns;
-
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A slot is one (token, choice). Slots are sorted by expert, in groups of up to 8 that share an expert.
+// A slot is one (token, choice). Slots are sorted by expert, in groups of up to 8 that share an expert, or of 4 where x has two
+// terms.
 struct Plan {
     const ggml::Tensor *op, *weight, *x, *ids;
     const Format *format;
     int64_t n_cols, n_rows, n_experts, n_used, n_slots, n_blocks, n_x_blocks, n_panels, most_groups;
     size_t block_bytes, group_bytes, panel_bytes;
+    int n_terms;
+    int64_t group_slots;
 
-    explicit Plan(const ggml::Tensor *op_) : op(op_), weight(op_->src[0]), x(op_->src[1]), ids(op_->src[2]), format(find_format(weight->type)) {
+    Plan(const ggml::Tensor *op_, int n_terms_)
+        : op(op_), weight(op_->src[0]), x(op_->src[1]), ids(op_->src[2]), format(find_format(weight->type)), n_terms(n_terms_),
+          group_slots(columns_in_group(n_terms_)) {
         n_cols = weight->ne[0], n_rows = weight->ne[1], n_experts = weight->ne[2];
         n_used = ids->ne[0], n_slots = n_used * ids->ne[1];
         n_blocks = n_cols / format->block_size, n_panels = divide_up(n_rows, kPanelRows);
-        most_groups = n_slots / kGroup + std::min(n_slots, n_experts);
+        most_groups = n_slots / group_slots + std::min(n_slots, n_experts);
         n_x_blocks = n_activation_blocks(*format, n_cols), block_bytes = activation_block_bytes(format->activation);
         group_bytes = activation_group_bytes(*format, n_cols), panel_bytes = ei::panel_bytes(*format, n_cols);
     }
@@ -59,7 +62,7 @@ Table sort_slots(const Plan &p, char *memory) {
     for (int64_t s = 0; s < p.n_slots; ++s) ++t.first_slot[p.expert(s) + 1];
     t.first_group[0] = 0;
     for (int64_t e = 0; e < p.n_experts; ++e) {
-        t.first_group[e + 1] = t.first_group[e] + static_cast<int32_t>(divide_up(t.first_slot[e + 1], kGroup));
+        t.first_group[e + 1] = t.first_group[e] + static_cast<int32_t>(divide_up(t.first_slot[e + 1], p.group_slots));
         t.first_slot[e + 1] += t.first_slot[e];
     }
     // Filling moves each beginning to its end, which is the next one's beginning; then they move back.
@@ -74,23 +77,25 @@ struct Group {
     int n;
 };
 
-Group group_of(const Table &t, int64_t expert, int64_t group) {
-    const int64_t first = t.first_slot[expert] + (group - t.first_group[expert]) * kGroup;
-    return {t.slots + first, static_cast<int>(std::min(kGroup, t.first_slot[expert + 1] - first))};
+Group group_of(const Plan &p, const Table &t, int64_t expert, int64_t group) {
+    const int64_t first = t.first_slot[expert] + (group - t.first_group[expert]) * p.group_slots;
+    return {t.slots + first, static_cast<int>(std::min(p.group_slots, t.first_slot[expert + 1] - first))};
 }
 
 void quantize_groups(const Plan &p, const Table &t, char *activations, int64_t ith, int64_t nth) {
     const Kernel *kernel = choose_kernel(Op::quantize, quantizer(p.format->activation), ei_best_isa());
     for (int64_t e = 0; e < p.n_experts; ++e) {
         for (int64_t g = t.first_group[e]; g < t.first_group[e + 1]; ++g) {
-            const Group group = group_of(t, e, g);
+            const Group group = group_of(p, t, e, g);
             for (int64_t b = 0; b < p.n_x_blocks; ++b) {
                 if ((g * p.n_x_blocks + b) % nth != ith) continue;
-                const float *columns[kGroup];
+                const float *columns[kGroupColumns];
                 for (int c = 0; c < group.n; ++c) columns[c] = p.column(group.slots[c]) + b * activation_block_size(*p.format);
-                kernel->quantize({p.format->activation, p.format->zero_point, columns, group.n,
-                                  activations + static_cast<size_t>(g) * p.group_bytes + static_cast<size_t>(b) * p.block_bytes,
-                                  activation_block_length(*p.format, p.n_cols, b)});
+                quantize_terms(*kernel,
+                               {p.format->activation, p.format->zero_point, columns, group.n,
+                                activations + static_cast<size_t>(g) * p.group_bytes + static_cast<size_t>(b) * p.block_bytes,
+                                activation_block_length(*p.format, p.n_cols, b)},
+                               p.n_terms);
             }
         }
     }
@@ -110,13 +115,13 @@ bool can_multiply_experts(const ggml::Tensor *op) {
            ids->type == ggml::kI32 && ids->ne[2] == 1 && ids->ne[3] == 1;
 }
 
-size_t multiply_experts_work_bytes(const ggml::Tensor *op, int n_threads) {
-    const Plan p(op);
+size_t multiply_experts_work_bytes(const ggml::Tensor *op, int n_terms, int n_threads) {
+    const Plan p(op, n_terms);
     return static_cast<size_t>(n_threads) * p.table_bytes() + static_cast<size_t>(p.most_groups) * p.group_bytes + 64;
 }
 
-void multiply_experts(const ggml::ComputeParams &params, const ggml::Tensor *op) {
-    const Plan p(op);
+void multiply_experts(const ggml::ComputeParams &params, const ggml::Tensor *op, int n_terms) {
+    const Plan p(op, n_terms);
     const int64_t ith = params.ith, nth = params.nth;
     if (const ei_collection *told = collection()) tell(*told, p, params.ith, params.nth);
     char *const memory = reinterpret_cast<char *>(round_up(reinterpret_cast<size_t>(params.wdata), 64));
@@ -133,12 +138,14 @@ void multiply_experts(const ggml::ComputeParams &params, const ggml::Tensor *op)
         for (int64_t panel = 0; panel < p.n_panels; ++panel) {
             if (turn++ % nth != ith) continue;
             for (int64_t g = t.first_group[e]; g < t.first_group[e + 1]; ++g) {
-                const Group group = group_of(t, e, g);
-                float *out[kGroup];
+                const Group group = group_of(p, t, e, g);
+                float *out[kGroupColumns];
                 for (int c = 0; c < group.n; ++c) out[c] = p.out(group.slots[c]) + panel * kPanelRows;
-                kernel->matmul({matrix + static_cast<size_t>(panel) * p.panel_bytes,
+                multiply_terms(*kernel,
+                               {matrix + static_cast<size_t>(panel) * p.panel_bytes,
                                 reinterpret_cast<const uint8_t *>(activations) + static_cast<size_t>(g) * p.group_bytes, p.n_blocks, out, group.n,
-                                static_cast<int>(std::min<int64_t>(kPanelRows, p.n_rows - panel * kPanelRows))});
+                                static_cast<int>(std::min<int64_t>(kPanelRows, p.n_rows - panel * kPanelRows))},
+                               p.n_terms);
             }
         }
     }

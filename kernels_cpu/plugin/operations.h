@@ -15,14 +15,14 @@ size_t packed_bytes(const ggml::Tensor *weight);
 // Pack the rows at `data`, as they lie in the file, to weight->data; on all cores.
 void pack_weight(const ggml::Tensor *weight, const void *data);
 
-// Products with a packed weight; whether an op's other operands suit us.
+// Products with a packed weight; whether an op's other operands suit us. n_terms of x: see matmul/terms.h.
 bool can_multiply(const ggml::Tensor *op);
-size_t multiply_work_bytes(const ggml::Tensor *op, int n_threads);
-void multiply(const ggml::ComputeParams &params, const ggml::Tensor *op);
+size_t multiply_work_bytes(const ggml::Tensor *op, int n_terms, int n_threads);
+void multiply(const ggml::ComputeParams &params, const ggml::Tensor *op, int n_terms);
 
 bool can_multiply_experts(const ggml::Tensor *op);
-size_t multiply_experts_work_bytes(const ggml::Tensor *op, int n_threads);
-void multiply_experts(const ggml::ComputeParams &params, const ggml::Tensor *op);
+size_t multiply_experts_work_bytes(const ggml::Tensor *op, int n_terms, int n_threads);
+void multiply_experts(const ggml::ComputeParams &params, const ggml::Tensor *op, int n_terms);
 
 // Attention over keys and values, both in half precision or both in q8_0, with a mask; sinks, soft caps and ALiBi stay with ggml.
 bool can_attend(const ggml::Tensor *op);

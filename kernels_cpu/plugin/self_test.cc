@@ -9,6 +9,7 @@
 #include "core/isa.h"
 #include "core/kernel.h"
 #include "edgeinfer_kernels.h"
+#include "matmul/terms.h"
 #include "plugin/install.h"
 #include "plugin/operations.h"
 
@@ -73,14 +74,24 @@ void fill_rows(const Format &format, uint8_t *rows, size_t n_bytes, uint32_t &st
 }
 
 // What ei_matmul of the scalar kernel gives for one matrix.
-void reference(const Format &format, const uint8_t *rows, const float *x, int64_t n_columns, float *y) {
+void one_term(const Format &format, const uint8_t *rows, const float *x, int64_t n_columns, float *y) {
     Memory<uint8_t> packed(ei_packed_bytes(format.id, kRows, kCols)), activations(ei_activation_bytes(format.id, kCols, n_columns));
     ei_pack(format.id, rows, static_cast<size_t>(kCols / format.block_size) * format.block_bytes, kRows, kCols, packed.data(), 0, ei_n_panels(kRows));
     ei_quantize(EI_ISA_SCALAR, format.id, x, kCols, kCols, n_columns, activations.data(), 0, ei_n_quantize_items(format.id, kCols, n_columns));
     ei_matmul(EI_ISA_SCALAR, format.id, packed.data(), kRows, kCols, activations.data(), n_columns, y, kRows, 0, ei_n_panels(kRows));
 }
 
-bool test_product(const Format &format) {
+// The same for x as one term or as two.
+void reference(const Format &format, const uint8_t *rows, const float *x, int64_t n_columns, float *y, int n_terms) {
+    if (n_terms == 1) return one_term(format, rows, x, n_columns, y);
+    Memory<float> rounded(kCols * n_columns), rest(kCols * n_columns), second(kRows * n_columns);
+    for (int64_t at = 0; at < kCols * n_columns; at += kTermBlock) split_block(x + at, rounded.data() + at, rest.data() + at);
+    one_term(format, rows, rounded.data(), n_columns, y);
+    one_term(format, rows, rest.data(), n_columns, second.data());
+    for (int64_t i = 0; i < kRows * n_columns; ++i) y[i] += second.data()[i];
+}
+
+bool test_product(const Format &format, int n_terms) {
     uint32_t state = 1;
     const size_t n_bytes = static_cast<size_t>(kRows * kCols / format.block_size) * format.block_bytes;
     Memory<uint8_t> rows(n_bytes);
@@ -95,12 +106,12 @@ bool test_product(const Format &format) {
     std::memcpy(input->data, x.data(), sizeof(float) * kCols * kColumns);
     const int64_t before = g_counters.multiplied;
     if (!compute(graph.context, y) || g_counters.multiplied == before) return false;
-    reference(format, rows.data(), x.data(), kColumns, want.data());
+    reference(format, rows.data(), x.data(), kColumns, want.data(), n_terms);
     return std::memcmp(want.data(), y->data, sizeof(float) * kRows * kColumns) == 0;
 }
 
 // Two of three experts for each of 11 tokens.
-bool test_experts(const Format &format) {
+bool test_experts(const Format &format, int n_terms) {
     uint32_t state = 2;
     const size_t n_bytes = static_cast<size_t>(kRows * kCols / format.block_size) * format.block_bytes;
     Memory<uint8_t> rows(n_bytes * kExperts);
@@ -119,7 +130,7 @@ bool test_experts(const Format &format) {
     const int64_t before = g_counters.multiplied;
     if (!compute(graph.context, y) || g_counters.multiplied == before) return false;
     for (int64_t i = 0; i < kUsed * kColumns; ++i) {
-        reference(format, rows.data() + static_cast<size_t>(expert[i]) * n_bytes, x.data() + i / kUsed * kCols, 1, want.data());
+        reference(format, rows.data() + static_cast<size_t>(expert[i]) * n_bytes, x.data() + i / kUsed * kCols, 1, want.data(), n_terms);
         if (std::memcmp(want.data(), static_cast<const float *>(y->data) + i * kRows, sizeof(float) * kRows) != 0) return false;
     }
     return true;
@@ -180,11 +191,15 @@ const char *self_test() {
         std::snprintf(message, sizeof message, "our %s for %s gave a wrong result in this build of llama.cpp", what, format);
         return static_cast<const char *>(message);
     };
+    expect_weights(true);
     for (int32_t id = 0; id < 43; ++id) {
         const Format *format = find_format(id);
-        if (format != nullptr && !test_product(*format)) return failed("product", format->name);
+        if (format != nullptr && !test_product(*format, 1)) return failed("product", format->name);
     }
-    if (!test_experts(*find_format(EI_FORMAT_Q4_K))) return failed("product of experts", "q4_k");
+    if (!test_experts(*find_format(EI_FORMAT_Q4_K), 1)) return failed("product of experts", "q4_k");
+    expect_weights(false);
+    const Format &bytes = *find_format(EI_FORMAT_Q8_0);
+    if (!test_product(bytes, 2) || !test_experts(bytes, 2)) return failed("product with inputs of 15 bits", "q8_0");
     for (int32_t id : {EI_FORMAT_F16, EI_FORMAT_Q8_0}) {
         const Format &format = *find_format(id);
         // One length is shared out by heads, the other by cells as well.

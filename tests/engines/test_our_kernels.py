@@ -6,14 +6,16 @@ import ctypes
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 import pytest
+from gguf import GGMLQuantizationType, dequantize
 from gguf_files import File
-from tiny_models import lora_adapter, runnable
+from tiny_models import TYPES, lora_adapter, runnable
 
 from edgeinfer import LLM, gguf, kernels
 from edgeinfer.coverage import coverage
@@ -79,6 +81,33 @@ def test_a_mixture_of_experts(tmp_path: Path, name: str) -> None:
     assert {t.type.name for t in file.tensors.values() if "_exps" in t.name} == {name}
     assert coverage(file, kernels.install()).same_answers
     ours_as_stock(path, 0.03)
+
+
+def in_floats(made: File) -> File:
+    """The same weights, written out."""
+    tensors = []
+    for tensor in made.tensors:
+        if tensor.type not in (TYPES["F32"], TYPES["F16"]):
+            values = dequantize(np.frombuffer(tensor.data or b"", np.uint8), GGMLQuantizationType(tensor.type))
+            tensor = replace(tensor, type=TYPES["F32"], data=values.astype(np.float32).tobytes())  # noqa: PLW2901
+        tensors.append(tensor)
+    return replace(made, tensors=tensors)
+
+
+@pytest.mark.parametrize("n_experts", [0, 4])
+def test_where_weights_have_eight_bits_inputs_have_more(tmp_path: Path, n_experts: int) -> None:
+    """What rounding inputs costs: next to nothing, but where some other product has rounded its weights anyhow."""
+    off = {}
+    for kind in ("Q8_0", "F16", "Q6_K"):
+        made = runnable({"attn_output": kind}, n_experts=n_experts)
+        found = []
+        for path in (written(made, tmp_path, "a.gguf"), written(in_floats(made), tmp_path, "b.gguf")):
+            with opened(path) as engine:
+                found.append(logits(engine))
+        off[kind] = distance(*found)
+    assert off["Q8_0"] < 1e-3
+    assert off["F16"] < 1e-3
+    assert off["Q6_K"] > 5e-3
 
 
 def test_tensors_that_we_do_not_take_stay_with_llama_cpp(tmp_path: Path) -> None:

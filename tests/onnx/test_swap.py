@@ -173,6 +173,12 @@ def test_a_model_that_was_quantized_again(tmp_path: Path, quant: Quant) -> None:
     assert ("were rounded" in swap_.swapped.notice) != exact
 
 
+@pytest.mark.parametrize(("kind", "terms"), [("Q8_0", 1), ("Q4_0", 0)])
+def test_where_weights_have_eight_bits_inputs_have_more(tmp_path: Path, kind: str, terms: int) -> None:
+    made = swapped_of(package_of(tmp_path / kind, kind))
+    assert {attribute(node, "two_terms") for node in nodes(made.proto, "Multiply")} == {terms}
+
+
 # ---- packed once
 
 
