@@ -89,7 +89,7 @@ def in_floats(made: File) -> File:
     for tensor in made.tensors:
         if tensor.type not in (TYPES["F32"], TYPES["F16"]):
             values = dequantize(np.frombuffer(tensor.data or b"", np.uint8), GGMLQuantizationType(tensor.type))
-            tensor = replace(tensor, type=TYPES["F32"], data=values.astype(np.float32).tobytes())  # noqa: PLW2901
+            tensor = replace(tensor, type=TYPES["F32"], data=values.astype(np.float32).tobytes())
         tensors.append(tensor)
     return replace(made, tensors=tensors)
 
