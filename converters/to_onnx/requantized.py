@@ -7,13 +7,14 @@ from pathlib import Path
 
 from edgeinfer.catalog.store import Progress
 from edgeinfer.converters.sources import SourceTensor
-from edgeinfer.converters.to_onnx.export import VARIANTS, write_package
+from edgeinfer.converters.to_onnx.export import write_package
 from edgeinfer.converters.to_onnx.forms import OWN, Form
 from edgeinfer.converters.to_onnx.mixture import FLOAT_QUANTS, Mixture
 from edgeinfer.converters.to_onnx.opening import Model, opened
-from edgeinfer.converters.to_onnx.requantize import BLOCKS, QUANTS
+from edgeinfer.converters.to_onnx.options import VARIANTS, Options
+from edgeinfer.converters.to_onnx.requantize import BLOCKS
 from edgeinfer.converters.to_onnx.rounding import Rounding
-from edgeinfer.errors import UnsupportedQuant, UsageError
+from edgeinfer.errors import UsageError
 from edgeinfer.onnx.package import Package
 
 __all__ = ["quantize_package"]
@@ -35,8 +36,8 @@ def quantize_package(
     """Write the package in ``folder`` to ``out`` with its matrices in other forms, and answer what was made.
 
     The result is what `export` makes of the source where the package has its floats. Weights that were rounded before
-    are rounded again, which ``progress`` is told. Raises as `opened` and `export`; `UnsupportedQuant` for a package
-    whose graphs were made for inputs of one text, `UsageError` where nothing would change.
+    are rounded again, which ``progress`` is told. Raises as `opened` and `export`; `UsageError` where nothing would
+    change.
     """
     if out.exists() and out.samefile(folder):
         raise UsageError(f"{out} is the package to be read; give another name")
@@ -44,19 +45,13 @@ def quantize_package(
         package = model.package
         if package is None:
             raise UsageError(f"{folder} is no ONNX package")
-        if package.mode not in QUANTS:
-            raise UnsupportedQuant(
-                f"{folder} is {package.mode}, which is more than its weights; start from the model that it was made "
-                f"from, {package.source_file}"
-            )
         mixture.check(model.source)
         _check_change(model, package, mixture)
         model = replace(model, notes=(*model.notes, *_notes(package)))
         variants = [name for name in VARIANTS if name in package.variants]
         n_ctx = package.variants["npu"].n_ctx if "npu" in package.variants else None
-        return write_package(
-            *(model, out, mixture, variants), rounding=rounding, n_ctx=n_ctx, force=force, progress=progress
-        )
+        options = Options(mixture=mixture, variant=variants, rounding=rounding, n_ctx=n_ctx, force=force)
+        return write_package(model, out, options, progress)
 
 
 def _check_change(model: Model, package: Package, mixture: Mixture) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,12 @@ from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeinfer.calibrate import Watcher
+    from edgeinfer.converters.to_onnx.options import Options
     from edgeinfer.converters.to_onnx.rounding import Rounding
     from edgeinfer.onnx.package import Package
 
-__all__ = ["STATIC", "Static", "activation_lines"]
+__all__ = ["Static", "activation_lines"]
 
-STATIC = ("int8-static", "int4-static")
 _DEFAULT_BITS = 16
 _N_TOKENS = 4096
 """Ranges are found with fewer than what weights are worth."""
@@ -29,7 +30,7 @@ _FEW_TOKENS = 2048
 
 
 class Static:
-    """How ``--quant`` of `STATIC` converts. Raises `UsageError` for flags that do not go with it."""
+    """How ``--quant`` of `STATIC_MODES` converts. Raises `UsageError` for flags that do not go with it."""
 
     def __init__(self, quant: str, calibration: Calibration, method: str, bits: int | None) -> None:
         from edgeinfer.converters.to_onnx.activations import Activations
@@ -59,19 +60,13 @@ class Static:
             with self._calibration.rounding(self._method, model, said) as found:
                 yield found
 
-    def export(self, path: Path, folder: str, *, progress: Any, **options: Any) -> Package:
+    def export(self, path: Path, folder: str, options: Options, progress: Any, reference: str | None = None) -> Package:
         """As `export_calibrated`, and a note where the text was short. ``progress``: of `download_progress`."""
         from edgeinfer.converters.to_onnx.calibrated import export_calibrated
 
-        made = export_calibrated(
-            path,
-            folder,
-            functools.partial(self._reader, progress),
-            self._activations,
-            quant=self._quant,
-            progress=progress,
-            **options,
-        )
+        options = replace(options, activations=self._activations)
+        reader = functools.partial(self._reader, progress)
+        made = export_calibrated(path, folder, reader, options, progress, reference)
         tokens = made.calibration.tokens if made.calibration else 0
         if tokens < min(_FEW_TOKENS, self._sample.n_tokens):
             click.echo(

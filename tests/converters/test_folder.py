@@ -17,10 +17,10 @@ from types import SimpleNamespace
 from typing import IO, Any
 
 import pytest
+from onnx_packages import export
 from small_models import small_model, written
 
 from edgeinfer import files
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.converters.to_onnx.folder import new_folder
 from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.onnx import package

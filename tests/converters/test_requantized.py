@@ -13,19 +13,19 @@ import onnx
 import pytest
 from checkpoint_cases import BASE, CASES, LONG
 from onnx.numpy_helper import to_array
-from onnx_packages import damaged, rewritten
+from onnx_packages import damaged, export, rewritten
 from onnx_runs import Dynamic, divergence
 from small_models import Heard, small_model, written
 from tiny_checkpoints import byte_level_json, checkpoint, token_ids, torch_and_transformers, wordpiece_json
 
 from edgeinfer.converters.sources import TensorSource
-from edgeinfer.converters.to_onnx.export import VARIANTS, export
 from edgeinfer.converters.to_onnx.mixture import FormOverride, Mixture
 from edgeinfer.converters.to_onnx.opening import opened
+from edgeinfer.converters.to_onnx.options import VARIANTS
 from edgeinfer.converters.to_onnx.requantize import Quant, values
 from edgeinfer.converters.to_onnx.requantized import quantize_package
 from edgeinfer.converters.to_onnx.rounding import Rounding
-from edgeinfer.errors import EdgeInferError, FormatError, UnsupportedModel, UnsupportedQuant, UsageError
+from edgeinfer.errors import EdgeInferError, FormatError, UnsupportedModel, UsageError
 from edgeinfer.onnx import package
 
 torch_and_transformers()
@@ -131,7 +131,7 @@ def test_columns_are_rows_otherwise(tmp_path: Path) -> None:
     folder, _ = checkpoint(tmp_path / "model", "Qwen2", config)
     odd = FormOverride("output", "int4")
     for name, variants in (("both", ("cpu", "npu")), ("npu", ("npu",))):
-        export(folder, tmp_path / name, quant="int4", overrides=[odd], variant=variants, n_ctx=64)  # type: ignore[arg-type]
+        export(folder, tmp_path / name, quant="int4", overrides=[odd], variant=variants, n_ctx=64)
         quantized(tmp_path / name, tmp_path / f"{name}-bf16", "bf16")
     both, alone = (contents(tmp_path / f"{name}-bf16") for name in ("both", "npu"))
     assert {name: both[name] for name in both if name.startswith("npu/")} == {
@@ -393,15 +393,6 @@ def test_another_models_vocabulary(tmp_path: Path) -> None:
     damaged(tmp_path / "first-f32", lambda manifest: manifest["files"].update({package.VOCABULARY: described}))
     with pytest.raises(FormatError, match=r"tensors of a qwen2 model; missing: 'blk\.0\.attn_k\.bias'"):
         quantized(tmp_path / "first-f32", tmp_path / "out", "int8")
-
-
-def test_modes_that_are_more_than_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, _ = checkpoint(tmp_path / "model", "Llama", SMALL)
-    export(folder, tmp_path / "int8", quant="int8")
-    monkeypatch.setattr(package, "MODES", (*package.MODES, "int8-other"))
-    damaged(tmp_path / "int8", lambda manifest: manifest["quantization"].update(mode="int8-other"))
-    with pytest.raises(UnsupportedQuant, match="is int8-other, which is more than its weights"):
-        quantized(tmp_path / "int8", tmp_path / "out", "int4")
 
 
 def test_no_architecture_that_we_do_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from onnx_packages import small_package
+from onnx_packages import export, small_package
 from small_models import small_model, written
 
 from edgeinfer import gguf, kernels
@@ -15,7 +15,6 @@ from edgeinfer.calibrate import Calibrator, Hessians, Sample
 from edgeinfer.converters.quantize.feedback import FED_BACK, fed_back
 from edgeinfer.converters.quantize.gptq import Feedback, Grid
 from edgeinfer.converters.quantize.ours import floats_of, quantize_ours, to_be_fed_back
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.converters.to_onnx.forms import Form, Parts
 from edgeinfer.converters.to_onnx.rounding import Rounding, nearest
 from edgeinfer.converters.to_onnx.steps import Steps, best_scales, quants_of
