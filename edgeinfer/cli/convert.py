@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeinfer.cli.building import type_flags
-from edgeinfer.cli.calibrating import Calibration, calibration_flags
+from edgeinfer.cli.calibrating import Calibration, activations_flag, calibration_flags
 from edgeinfer.cli.convert_gguf import convert_to_gguf
 from edgeinfer.cli.convert_static import Static, activation_lines
 from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
@@ -21,9 +22,10 @@ from edgeinfer.text.printable import printable
 
 if TYPE_CHECKING:
     from edgeinfer.catalog import Progress
+    from edgeinfer.converters.to_onnx.rounding import Rounding
     from edgeinfer.onnx.package import Package
 
-__all__ = ["command", "need_converter", "say_package"]
+__all__ = ["command", "need_converter", "say_package", "say_unknown"]
 
 _VARIANTS = ("cpu", "npu", "cuda")
 
@@ -56,11 +58,7 @@ _VARIANTS = ("cpu", "npu", "cuda")
     show_default=True,
     help="For onnx int4: weights that share a scale.",
 )
-@flag(
-    "--activations",
-    type=click.Choice(["8", "16"]),
-    help="For onnx int8-static and int4-static: bits of what is multiplied with weights.  [default: 16]",
-)
+@activations_flag("For onnx int8-static and int4-static")
 @flag(
     "--variant",
     type=click.Choice([*_VARIANTS, "all"]),
@@ -153,32 +151,35 @@ def _to_onnx(
 
     need_converter()
     from edgeinfer.converters.to_onnx.export import export
+    from edgeinfer.converters.to_onnx.folder import check_target
     from edgeinfer.converters.to_onnx.mixture import Mixture, parse_form_override
     from edgeinfer.converters.to_onnx.options import Options
 
     mixture = Mixture(quant, rounded.block, tuple(map(parse_form_override, rounded.tensor_types)))  # type: ignore[arg-type]
-    started = time.monotonic()
+    started, target = time.monotonic(), Path(folder).expanduser()
     names: Any = _VARIANTS if "all" in variant else variant
     called = Path(model).stem if Path(model).is_file() else model
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(download_progress(f"converting {printable(called)}"))
         path, name, reference = _source(model, progress)
         static = rounded.static
-        if not Path(path).is_file() and rounded.calibration.text and static is None:
-            raise UsageError("--calibrate runs the model: convert the checkpoint to gguf first, and that file to onnx")
-        if static is not None:
-            rounding = stack.enter_context(static.rounding(str(path), progress.note))
-        else:
-            rounding = stack.enter_context(rounded.calibration.rounding(rounded.method, str(path), progress.note))
+        check_target(target, force)
+        rounds = static.rounding if static else functools.partial(rounded.calibration.rounding, rounded.method)
+        rounding = stack.enter_context(rounds(Path(path), target, progress))
         options = Options(mixture=mixture, variant=names, rounding=rounding, name=name, n_ctx=n_ctx, force=force)
-        made = (static.export if static else export)(path, folder, options, progress, reference)
+        made = (static.export if static else export)(path, target, options, progress, reference)
+    say_unknown(rounding)
+    say_package(made, time.monotonic() - started, as_json)
+
+
+def say_unknown(rounding: Rounding) -> None:
+    """Of matrices that a text said nothing of."""
     if rounding.unknown:
         click.echo(
             f"edgeinfer: note: nothing is known of what {len(rounding.unknown)} matrices are fed, such as "
             f"{printable(rounding.unknown[0])}; they were rounded by --method search",
             err=True,
         )
-    say_package(made, time.monotonic() - started, as_json)
 
 
 def say_package(made: Package, seconds: float, as_json: bool) -> None:

@@ -13,13 +13,13 @@ import onnx
 import pytest
 from checkpoint_cases import BASE, CASES, LONG
 from onnx.numpy_helper import to_array
-from onnx_packages import damaged, export, rewritten
+from onnx_packages import damaged, export, options, rewritten
 from onnx_runs import Dynamic, divergence
 from small_models import Heard, small_model, written
 from tiny_checkpoints import byte_level_json, checkpoint, token_ids, torch_and_transformers, wordpiece_json
 
 from edgeinfer.converters.sources import TensorSource
-from edgeinfer.converters.to_onnx.mixture import FormOverride, Mixture
+from edgeinfer.converters.to_onnx.mixture import FormOverride
 from edgeinfer.converters.to_onnx.opening import opened
 from edgeinfer.converters.to_onnx.options import VARIANTS
 from edgeinfer.converters.to_onnx.requantize import Quant, values
@@ -58,7 +58,8 @@ def model_of(case: str, folder: Path) -> Path:
 
 def quantized(folder: Path, out: Path, quant: Quant, *overrides: str, **more: Any) -> package.Package:
     asked = [FormOverride(*each.split("=")) for each in overrides]  # type: ignore[arg-type]
-    return quantize_package(folder, out, Mixture(quant, more.pop("block", 32), tuple(asked)), **more)
+    progress, reader = more.pop("progress", None), more.pop("reader", None)
+    return quantize_package(folder, out, options(quant=quant, overrides=asked, **more), progress, reader)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
