@@ -71,5 +71,7 @@ def _as_q8_0(tensor: SourceTensor, rows: Bytes) -> Bytes:
 
 
 def _as_floats(tensor: SourceTensor, to: str, rows: Bytes) -> Bytes:
-    floats = values(tensor.type, rows)
+    floats = np.ascontiguousarray(values(tensor.type, rows), "<f4")
+    if to == "F32":
+        return floats.view(np.uint8)
     return FORMATS[to].quantize_blocks(floats.reshape(-1, 1), None).reshape(len(rows), -1)
