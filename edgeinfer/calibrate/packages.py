@@ -33,7 +33,7 @@ class PackageReader:
     memory: the weights, and the wanted inputs for the tokens of a window.
 
     Raises `UnsupportedModel` for one without such a variant and for encoders, `UsageError` for a text that is too
-    short, and what `packages.read` and `read_graph` raise."""
+    short, `FormatError` for the vocabulary of another model, and what `packages.read` and `read_graph` raise."""
 
     def __init__(self, folder: Path, sample: Sample) -> None:
         package = packages.read(folder)
@@ -49,6 +49,8 @@ class PackageReader:
         self._fed = {product.weight: (product.x, product.n_cols) for product in products}
         n_window = min(sample.n_window, self._sizes.n_ctx_train)
         self._windows = cut(sample, Tokenizer.from_gguf(package.vocabulary), n_window)
+        if max(int(ids.max()) for ids in self._windows) >= self._sizes.n_vocab:  # operators read beyond a table's end
+            raise FormatError(f"{package.vocabulary} has tokens that {folder} has no embeddings of; convert again")
 
     @staticmethod
     def reads(package: packages.Package) -> bool:
