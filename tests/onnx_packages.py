@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 from small_models import small_model, written
 
-from edgeinfer.converters.to_onnx.export import export
+from edgeinfer.catalog.store import Progress
+from edgeinfer.converters.to_onnx import export as converter
+from edgeinfer.converters.to_onnx.mixture import FormOverride, Mixture
+from edgeinfer.converters.to_onnx.options import Options
+from edgeinfer.converters.to_onnx.requantize import Block, Quant
+from edgeinfer.onnx.package import Package
 
-__all__ = ["damaged", "rewritten", "small_package"]
+__all__ = ["damaged", "export", "options", "rewritten", "small_package"]
 
 
-def small_package(folder: Path, architecture: str = "llama", *, seed: int = 0, **options: Any) -> tuple[Path, Path]:
-    """(GGUF file, package) of one model of random weights; ``options`` are those of `export`."""
+def options(
+    *, quant: Quant = "keep", block: Block = 32, overrides: Sequence[FormOverride] = (), **others: Any
+) -> Options:
+    """`Options` without a mixture's parentheses."""
+    return Options(mixture=Mixture(quant, block, tuple(overrides)), **others)
+
+
+def export(
+    path: Path, folder: Path, *, progress: Progress | None = None, reference: str | None = None, **asked: Any
+) -> Package:
+    """The converter's; ``asked`` as in `options`."""
+    return converter.export(path, folder, options(**asked), progress, reference)
+
+
+def small_package(folder: Path, architecture: str = "llama", *, seed: int = 0, **asked: Any) -> tuple[Path, Path]:
+    """(GGUF file, package) of one model of random weights; ``asked`` as in `options`."""
     model = written(small_model(architecture, seed=seed), folder, f"{architecture}.gguf")
-    export(model, folder / architecture, **options)
+    export(model, folder / architecture, **asked)
     return model, folder / architecture
 
 

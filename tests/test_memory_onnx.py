@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from onnx_packages import export
 
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.onnx import operators
 
 MEASURE = """

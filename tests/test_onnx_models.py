@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import scripted_drafts
-from onnx_packages import damaged, small_package
+from onnx_packages import damaged, export, small_package
 
 from edgeinfer import LLM, catalog, described, keeping, kernels, memory
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.coverage import in_words, package_coverage, work
 from edgeinfer.engines import EngineConfig, open_engine
 from edgeinfer.engines.base import Slice

@@ -1,8 +1,9 @@
-"""What conversions take and survive, measured from outside on ``edgeinfer convert`` as its users run it.
+"""What conversions take and survive, measured from outside on ``edgeinfer convert`` and ``quantize`` as users run them.
 
     python tools/conversion_faults.py memory qwen2.5-coder-1.5b --to gguf:f16 --to onnx:int8
     python tools/conversion_faults.py kills smollm2-135m --times 50
     python tools/conversion_faults.py full smollm2-135m --times 50
+    python tools/conversion_faults.py kills smollm2-135m --quantize gguf:q4_0 --quantize onnx:int4 --calibrate TEXT
 
 memory  the peak of each conversion's resident memory, as the system counted it
 kills   kill -9 at random moments: what has the final name afterwards, old or new, passes ``edgeinfer models verify``,
@@ -11,8 +12,9 @@ full    no file may grow beyond a limit, which lies at every part of the largest
         that says so, what has the final name passes, nothing else is left
 
 The model is a catalogue name or a GGUF file, of which a checkpoint is rebuilt (`gguf_to_hf`), or the folder of a
-checkpoint; ``--from-gguf`` converts the GGUF file itself. Prints a line of JSON for each conversion; exit code 1 where
-something was damaged or left. For POSIX systems.
+checkpoint; ``--from-gguf`` converts the GGUF file itself. ``--quantize`` takes the GGUF file as it is, or a package of
+halves that is made of the model first. With ``--calibrate`` those that can learn from a text do. Prints a line of JSON
+for each conversion; exit code 1 where something was damaged or left. For POSIX systems.
 """
 
 from __future__ import annotations
@@ -42,13 +44,12 @@ class Conversion:
 
     source: Path
     out: Path
-    target: str
-    quant: str
+    words: Sequence[str]
 
     @property
     def command(self) -> list[str]:
-        words = [sys.executable, "-m", "edgeinfer", "convert", str(self.source), str(self.out), "--force"]
-        return [*words, "--to", self.target, "--quant", self.quant]
+        verb, *flags = self.words
+        return [sys.executable, "-m", "edgeinfer", verb, str(self.source), str(self.out), "--force", *flags]
 
     def clear(self) -> None:
         shutil.rmtree(self.out, ignore_errors=True)
@@ -165,6 +166,51 @@ def checkpoint_of(model: str, folder: Path) -> Path:
     return made
 
 
+def package_of(source: Path, folder: Path) -> Path:
+    """A package of it with halves, for every variant: what ``quantize`` can make all its types of."""
+    made = folder / f"{source.name}-package"
+    if not made.exists():
+        command = [sys.executable, "-m", "edgeinfer", "convert", str(source), str(made), "--to", "onnx"]
+        command += ["--quant", "f16", "--variant", "all", "-c", "256"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return made
+
+
+def gguf_of(args: argparse.Namespace) -> Path:
+    """The file that ``--from-gguf`` or the model's name names."""
+    if args.from_gguf:
+        return Path(args.from_gguf)
+    from edgeinfer import catalog
+
+    return catalog.resolve(args.model).path
+
+
+def learning(target: str, quant: str, args: argparse.Namespace) -> list[str]:
+    """The flags by which this type learns from a text, where there is one."""
+    learns = target == "gguf" or quant.startswith("int4") or quant.endswith("-static")
+    if args.calibrate is None or not learns:
+        return []
+    return ["--calibrate", str(args.calibrate.absolute()), "--calibrate-tokens", str(args.calibrate_tokens)]
+
+
+def converting(target: str, quant: str, args: argparse.Namespace, out: Path) -> Conversion:
+    gguf_source = target == "onnx" and args.from_gguf
+    source = args.from_gguf if gguf_source else checkpoint_of(args.model, args.folder)
+    words = ["convert", "--to", target, "--quant", quant, *learning(target, quant, args)]
+    if quant.endswith("-static"):
+        words += ["--variant", "npu", "-c", "256"]
+    return Conversion(source.absolute(), out / OUT[target], words)
+
+
+def quantizing(target: str, quant: str, args: argparse.Namespace, out: Path) -> Conversion:
+    source = gguf_of(args)
+    source = package_of(source, args.folder) if target == "onnx" else source
+    return Conversion(
+        source.absolute(), out / OUT[target], ["quantize", "--type", quant, *learning(target, quant, args)]
+    )
+
+
+OUT = {"gguf": "model.gguf", "onnx": "package"}
 MODES: dict[str, Callable[[Conversion, argparse.Namespace], dict[str, Any]]] = {
     "memory": memory,
     "kills": kills,
@@ -177,23 +223,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("mode", choices=MODES)
     parser.add_argument("model")
     parser.add_argument("--to", action="append", metavar="FORMAT:QUANT", help=f"may be repeated; {', '.join(TARGETS)}")
-    parser.add_argument("--from-gguf", type=Path, help="convert this file to onnx, not the checkpoint")
+    parser.add_argument(
+        "--quantize", action="append", metavar="FORMAT:TYPE", help="may be repeated; gguf:q4_0, onnx:int4"
+    )
+    parser.add_argument("--from-gguf", type=Path, help="convert this file to onnx, not the checkpoint; quantize it")
+    parser.add_argument("--calibrate", type=Path, metavar="FILE", help="a text to learn from")
+    parser.add_argument("--calibrate-tokens", type=int, default=512, metavar="N")
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("build/conversion-faults"), help="for all that is written")
     args = parser.parse_args(arguments)
     out = args.folder / f"out-{os.getpid()}"
     out.mkdir(parents=True)
+    asked = [("to", converting, each) for each in args.to or ([] if args.quantize else TARGETS)]
+    asked += [("quantize", quantizing, each) for each in args.quantize or ()]
     good = True
     try:
-        for target, _, quant in (each.partition(":") for each in args.to or TARGETS):
-            gguf_source = target == "onnx" and args.from_gguf
-            source = args.from_gguf if gguf_source else checkpoint_of(args.model, args.folder)
-            name = "package" if target == "onnx" else "model.gguf"
-            conversion = Conversion(source.absolute(), out.absolute() / name, target, quant)
+        for verb, making, each in asked:
+            target, _, quant = each.partition(":")
+            conversion = making(target, quant, args, out.absolute())
             found = MODES[args.mode](conversion, args)
             conversion.clear()
-            print(json.dumps({"mode": args.mode, "to": f"{target}:{quant}", **found}), flush=True)
+            print(json.dumps({"mode": args.mode, verb: each, **found}), flush=True)
             good = good and found["ok"]
     finally:
         shutil.rmtree(out, ignore_errors=True)

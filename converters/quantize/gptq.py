@@ -23,6 +23,8 @@ _DAMPING = np.float32(0.2)
 """Added to each column's square, of their mean."""
 _RUN = 128
 """Columns whose errors are passed on to the rest together."""
+_BLOCK = 4096
+"""Columns that are factored together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Grid:
 
 class Feedback:
     """For matrices whose inputs have these products, float32 ``(n_cols, n_cols)``, X^T X over any number of
-    activations. Memory: four times as much; time: cubic in ``n_cols``. Raises `ValueError` for products that are no
+    activations. Memory: three times as much; time: cubic in ``n_cols``. Raises `ValueError` for products that are no
     numbers, `LinAlgError` for those of no activations."""
 
     def __init__(self, products: Floats) -> None:
@@ -94,6 +96,29 @@ def _factor(products: Floats, weights: Floats, mean: float, order: npt.NDArray[n
     matrix /= roots
     matrix /= roots[:, None]
     np.fill_diagonal(matrix, 1)
-    triangle = np.linalg.cholesky(matrix)
-    triangle *= roots[:, None]
-    return np.ascontiguousarray(np.linalg.inv(triangle)[::-1, ::-1])
+    _triangle(matrix)
+    matrix *= roots[:, None]
+    _invert(matrix)
+    return np.ascontiguousarray(matrix[::-1, ::-1])
+
+
+def _triangle(matrix: Floats) -> None:
+    """Cholesky's lower factor, in the place of the matrix. In blocks, as OpenBLAS's own ends the process for matrices
+    of 16384 columns. Raises `LinAlgError` where there is none."""
+    n = len(matrix)
+    for begin in range(0, n, _BLOCK):
+        end = min(begin + _BLOCK, n)
+        corner = matrix[begin:end, begin:end] = np.linalg.cholesky(matrix[begin:end, begin:end])
+        matrix[begin:end, end:] = 0
+        if end < n:
+            below = matrix[end:, begin:end] = matrix[end:, begin:end] @ np.linalg.inv(corner).T
+            for at in range(end, n, _BLOCK):
+                matrix[at:, at : at + _BLOCK] -= below[at - end :] @ below[at - end : at - end + _BLOCK].T
+
+
+def _invert(triangle: Floats) -> None:
+    """A lower triangle's inverse, in its place."""
+    for begin in range(0, len(triangle), _BLOCK):
+        end = min(begin + _BLOCK, len(triangle))
+        corner = triangle[begin:end, begin:end] = np.linalg.inv(triangle[begin:end, begin:end])
+        triangle[begin:end, :begin] = -corner @ (triangle[begin:end, :begin] @ triangle[:begin, :begin])

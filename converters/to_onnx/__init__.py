@@ -1,6 +1,6 @@
 """Models to ONNX packages (`edgeinfer.onnx.package`).
 
-export(file, folder, ...)       the front door: checks, then streams tensors into a folder that appears whole
+export(file, folder, options)   the front door: checks, then streams tensors into a folder that appears whole
 plan.py                         a `Decoder` as a graph of few abstract operators, the same for all variants
 passes/                         one module an abstract operator and a way to compute it
 variants.py                     which passes make which variant

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +16,16 @@ import numpy.typing as npt
 from edgeinfer.catalog.store import Progress, Quiet
 from edgeinfer.converters.output import workspace
 from edgeinfer.converters.to_onnx.activations import Activations
-from edgeinfer.converters.to_onnx.export import VariantName, check_static, export
+from edgeinfer.converters.to_onnx.export import write_package
 from edgeinfer.converters.to_onnx.folder import check_target
-from edgeinfer.converters.to_onnx.opening import opened
-from edgeinfer.converters.to_onnx.requantize import Quant
+from edgeinfer.converters.to_onnx.mixture import Mixture
+from edgeinfer.converters.to_onnx.opening import Model, opened
+from edgeinfer.converters.to_onnx.options import Options
 from edgeinfer.converters.to_onnx.smoothing import Smoother
+from edgeinfer.errors import UsageError
 from edgeinfer.onnx.package import Calibration, Package
 
-__all__ = ["Reader", "export_calibrated"]
+__all__ = ["Open", "Reader", "export_calibrated", "write_calibrated"]
 
 _N_CTX = 512
 """Of the graphs that read: as long as the windows of a text are."""
@@ -39,59 +42,58 @@ class Reader(Protocol):
         ...
 
 
+Open = Callable[[Path, Sequence[str]], AbstractContextManager[Reader]]
+"""Opens the package in a folder to watch values of these names."""
+
+
 def export_calibrated(
     path: str | Path,
     folder: str | Path,
-    reader: Callable[[Path, Sequence[str]], AbstractContextManager[Reader]],
-    activations: Activations,
-    *,
-    variant: Sequence[VariantName] = ("npu",),
-    quant: Quant = "int8-static",
-    n_ctx: int | None = None,
-    force: bool = False,
+    reader: Open,
+    options: Options,
     progress: Progress | None = None,
-    **options: Any,
+    reference: str | None = None,
 ) -> Package:
-    """As `export`, whose ``options`` it takes, with integers for what products take and give. ``reader`` opens a
-    package to watch values of these names: one whose weights have 8 bits, as ranges hardly depend on theirs. Raises
-    what `export` and the reader do; nothing is written under the folder's name before all is known. On the disk: two
-    packages for a while."""
+    """As `export`, with integers for what products take and give. Raises what `opened` and `write_calibrated` do."""
+    _check(Path(folder), options)
+    with opened(Path(path), reference, progress) as model:
+        return write_calibrated(model, Path(folder), reader, options, progress)
+
+
+def write_calibrated(
+    model: Model, folder: Path, reader: Open, options: Options, progress: Progress | None = None
+) -> Package:
+    """As `write_package`, with integers for what products take and give. What reads the text is a package whose weights
+    have 8 bits, as ranges hardly depend on theirs. Raises what `write_package` and the reader do; nothing is written
+    under the folder's name before all is known. On the disk: two packages for a while."""
+    activations = _check(folder, options)
     shown = progress or Quiet()
-    check_static(quant, variant, activations)
-    target = Path(folder)
-    check_target(target, force)
-    with workspace(target, "calibrating") as place:
+    first = Options(
+        mixture=Mixture("int8-static"),
+        variant=options.variant,
+        activations=activations,
+        n_ctx=options.n_ctx,
+        most_ctx=_N_CTX,
+    )
+    with workspace(folder, "calibrating") as place:
         whole = place / "whole"
-        reference = options.get("reference")
-        export(
-            path,
-            whole,
-            variant=variant,
-            quant="int8-static",
-            activations=activations,
-            n_ctx=n_ctx,
-            most_ctx=_N_CTX,
-            progress=shown,
-            reference=reference,
-        )
-        if quant != "int4-static":  # rounding with feedback knows weights by what they multiply undivided
-            with opened(Path(path), reference, shown) as model:
-                _divide(activations, Smoother(model.decoder, model.source), lambda names: reader(whole, names))
+        write_package(model, whole, first, shown)
+        if (
+            options.mixture.quant != "int4-static"
+        ):  # rounding with feedback knows weights by what they multiply undivided
+            _divide(activations, Smoother(model.decoder, model.source), lambda names: reader(whole, names))
         with reader(whole, activations.names) as reading:
             reading.read(activations.see)
             calibration = reading.calibration
-    return export(
-        path,
-        folder,
-        variant=variant,
-        quant=quant,
-        activations=activations,
-        calibration=calibration,
-        n_ctx=n_ctx,
-        force=force,
-        progress=shown,
-        **options,
-    )
+    return write_package(replace(model, notes=()), folder, replace(options, calibration=calibration), shown)
+
+
+def _check(folder: Path, options: Options) -> Activations:
+    options.check()
+    if options.activations is None:
+        raise UsageError(f"{options.mixture.quant} asks for no text; export makes it without")
+    check_target(folder, options.force)
+    return options.activations
 
 
 def _divide(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Distribution", "Steps", "best_steps", "widest_steps"]
+__all__ = ["Distribution", "Steps", "best_steps"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -62,11 +62,6 @@ class Distribution:
         far = ((which.astype(np.uint32) + 1 << np.uint32(32 - _KEPT_BITS)) - 1).view(np.float32).astype(np.float64)
         middles = np.clip((near + far) / 2, self.least, self.greatest)
         return middles, np.abs(far - near), self._counts[which].astype(np.float64)
-
-
-def widest_steps(found: Distribution, bits: int, room: float = 1.0) -> Steps:
-    """Nothing is cut off: the range of all values, and ``room`` times that."""
-    return _measured(found.bins(), bits, found.least * room, found.greatest * room)
 
 
 def best_steps(found: Distribution, bits: int) -> Steps:

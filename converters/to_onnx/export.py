@@ -6,49 +6,33 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from edgeinfer import __version__
 from edgeinfer.catalog.store import Progress, Quiet
 from edgeinfer.converters.architectures.decoder import Decoder
-from edgeinfer.converters.to_onnx.activations import Activations
 from edgeinfer.converters.to_onnx.floats import FloatSource
 from edgeinfer.converters.to_onnx.folder import new_folder
 from edgeinfer.converters.to_onnx.forms import OWN
 from edgeinfer.converters.to_onnx.genai import write_genai
 from edgeinfer.converters.to_onnx.graph_files import Job, described, write_dynamic, write_static
-from edgeinfer.converters.to_onnx.mixture import FormOverride, Mixture
 from edgeinfer.converters.to_onnx.opening import Model, opened
-from edgeinfer.converters.to_onnx.requantize import BLOCKS, Block, Quant
+from edgeinfer.converters.to_onnx.options import Options, VariantName
 from edgeinfer.converters.to_onnx.rounding import Rounding
 from edgeinfer.converters.to_onnx.smoothing import SmoothedSource
 from edgeinfer.converters.to_onnx.space import package_bytes
 from edgeinfer.errors import UnsupportedModel, UsageError
 from edgeinfer.gguf import writer as gguf_writer
-from edgeinfer.onnx.package import MANIFEST, STATIC_MODES, VOCABULARY, Calibration, Origin, Package, TensorForm, Variant
+from edgeinfer.onnx.package import MANIFEST, VOCABULARY, Origin, Package, TensorForm, Variant
 
-__all__ = ["NPU_CTX", "VARIANTS", "VariantName", "check_static", "export", "write_package"]
+__all__ = ["export", "write_package"]
 
-VariantName = Literal["cpu", "npu", "cuda"]
-VARIANTS: tuple[VariantName, ...] = ("cpu", "npu", "cuda")
-NPU_CTX = 2048
+_NPU_CTX = 2048
 
 
 def export(
     path: str | Path,
     folder: str | Path,
-    *,
-    variant: Sequence[VariantName] = ("cpu",),
-    quant: Quant = "keep",
-    block: Block = 32,
-    overrides: Sequence[FormOverride] = (),
-    rounding: Rounding | None = None,
-    activations: Activations | None = None,
-    calibration: Calibration | None = None,
-    name: str | None = None,
-    n_ctx: int | None = None,
-    most_ctx: int | None = None,
-    force: bool = False,
+    options: Options,
     progress: Progress | None = None,
     reference: str | None = None,
 ) -> Package:
@@ -57,53 +41,21 @@ def export(
     Everything that can be known beforehand is checked before anything is written: the file's structure, its
     architecture, every tensor's name, shape and type, room on the disk. Memory: one piece of a tensor, some ten MB,
     beside the header; of variant ``npu``, whose matrices are transposed, also the pages of the one that is written.
-    ``block`` weights share a scale where ``quant`` is int4, which ``rounding`` rounds to (None: to the nearest).
-    ``overrides``: other quantizations for matrices whose names match.
-    ``n_ctx`` is the context of that variant's graphs (None: `NPU_CTX`, or the model's where that is less), though it
-    is ``most_ctx`` at most. ``activations``: what products of that variant take and give, of the quants that keep these
-    as integers, and ``calibration`` where that is known from (`calibrated.export_calibrated`). ``force`` replaces an
-    older package. ``reference``: what to call a checkpoint, such as hf:owner/repo.
+    ``reference``: what to call a checkpoint, such as hf:owner/repo.
 
     Raises what `opened` does; `UnsupportedModel` for an architecture that has no ONNX form or none for that variant,
     `UnsupportedQuant` for tensors that cannot be kept, `UsageError` for a folder that is there already, a disk without
     room, a context beyond the model's or an override that matches nothing.
     """
-    if block not in BLOCKS:
-        raise UsageError(f"blocks of {block} weights are wanted; there are {', '.join(map(str, BLOCKS))}")
-    mixture = Mixture(quant, block, tuple(overrides))
     with opened(Path(path), reference, progress) as model:
-        return write_package(
-            *(model, Path(folder), mixture, variant),
-            rounding=rounding,
-            activations=activations,
-            calibration=calibration,
-            name=name,
-            n_ctx=n_ctx,
-            most_ctx=most_ctx,
-            force=force,
-            progress=progress,
-        )
+        return write_package(model, Path(folder), options, progress)
 
 
-def write_package(
-    model: Model,
-    folder: Path,
-    mixture: Mixture,
-    variant: Sequence[VariantName],
-    *,
-    rounding: Rounding | None = None,
-    activations: Activations | None = None,
-    calibration: Calibration | None = None,
-    name: str | None = None,
-    n_ctx: int | None = None,
-    most_ctx: int | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> Package:
+def write_package(model: Model, folder: Path, options: Options, progress: Progress | None = None) -> Package:
     """`export` of an open model."""
     shown = progress or Quiet()
-    names = tuple(dict.fromkeys(variant))
-    check_static(mixture.quant, names, activations)
+    names, mixture, activations = options.variants, options.mixture, options.activations
+    options.check()
     for note in model.notes:
         shown.note(note)
     decoder, source = model.decoder, model.source
@@ -116,29 +68,12 @@ def write_package(
     needed = package_bytes(source, mixture, decoder, names)
     n_graphs = bool({"cpu", "cuda"} & {*names}) + ("npu" in names)
     total = n_graphs * sum(tensor.n_rows * tensor.row_bytes for tensor in source.tensors.values())
-    n_ctx = _context(decoder.sizes.n_ctx_train, n_ctx)
-    n_ctx = min(n_ctx, most_ctx or n_ctx)
-    with new_folder(folder, needed, force) as made:
-        job = Job(model.file, decoder, source, mixture, made, _counter(shown, total), rounding or Rounding())
+    n_ctx = _context(decoder.sizes.n_ctx_train, options)
+    with new_folder(folder, needed, options.force) as made:
+        job = Job(model.file, decoder, source, mixture, made, _counter(shown, total), options.rounding or Rounding())
         job.activations = activations
-        package = _package(job, names, name or model.name, n_ctx, model, calibration)
+        package = _package(job, options, n_ctx, model)
     return replace(package, folder=folder)
-
-
-def check_static(quant: Quant, names: Sequence[str], activations: Activations | None) -> None:
-    """Raise `UsageError` for integers where no graph has them, or none that anything is known of."""
-    if quant not in STATIC_MODES:
-        if activations is not None:
-            raise UsageError(f"{quant} leaves what products take as it is; for integers: {', '.join(STATIC_MODES)}")
-        return
-    others = [each for each in names if each != "npu"]
-    if others:
-        raise UsageError(
-            f"{quant} is for --variant npu, whose products take integers in ranges found beforehand, and not for "
-            f"{' and '.join(others)}: int8 or int8-dynamic finds them as it runs"
-        )
-    if activations is None:
-        raise UsageError(f"{quant} finds the ranges of what products take on a text; give one with --calibrate")
 
 
 def _check_variants(decoder: Decoder, names: Sequence[VariantName], model: Model) -> None:
@@ -155,10 +90,11 @@ def _check_variants(decoder: Decoder, names: Sequence[VariantName], model: Model
             raise UnsupportedModel(f"{model.file.path}: variant npu has graphs of fixed shapes, and {reason}")
 
 
-def _context(n_ctx_train: int, n_ctx: int | None) -> int:
-    if n_ctx is not None and not 1 <= n_ctx <= n_ctx_train:
-        raise UsageError(f"a context of {n_ctx} is wanted, but the model was trained for {n_ctx_train}")
-    return n_ctx or min(NPU_CTX, n_ctx_train)
+def _context(n_ctx_train: int, options: Options) -> int:
+    if options.n_ctx is not None and not 1 <= options.n_ctx <= n_ctx_train:
+        raise UsageError(f"a context of {options.n_ctx} is wanted, but the model was trained for {n_ctx_train}")
+    n_ctx = options.n_ctx or min(_NPU_CTX, n_ctx_train)
+    return min(n_ctx, options.most_ctx or n_ctx)
 
 
 def _counter(progress: Progress, total: int) -> Callable[[int], None]:
@@ -172,10 +108,8 @@ def _counter(progress: Progress, total: int) -> Callable[[int], None]:
     return advance
 
 
-def _package(
-    job: Job, names: Sequence[VariantName], name: str, n_ctx: int, model: Model, calibration: Calibration | None
-) -> Package:
-    made: dict[str, Variant] = {}
+def _package(job: Job, options: Options, n_ctx: int, model: Model) -> Package:
+    names, made = options.variants, dict[str, Variant]()
     beside = [VOCABULARY]
     if {"cpu", "cuda"} & {*names}:
         dynamic = write_dynamic(job)
@@ -191,7 +125,7 @@ def _package(
         gguf_writer.write(stream, keys, [])
     package = Package(
         folder=job.folder,
-        name=name,
+        name=options.name or model.name,
         architecture=job.decoder.architecture,
         hyperparameters=job.decoder.stored_sizes(),
         source_file=model.file_name,
@@ -203,7 +137,7 @@ def _package(
         files=described(job.folder, beside),
         measured=job.measured,
         origin=_origin(model.package),
-        calibration=calibration,
+        calibration=options.calibration,
     )
     (job.folder / MANIFEST).write_text(package.json(), encoding="utf-8")
     return package

@@ -20,8 +20,9 @@ from edgeinfer.converters.to_onnx.measures import Measures
 from edgeinfer.converters.to_onnx.mixture import Mixture
 from edgeinfer.converters.to_onnx.plan import plan
 from edgeinfer.converters.to_onnx.rounding import Rounding
+from edgeinfer.converters.to_onnx.table import TABLE, stored_table
 from edgeinfer.converters.to_onnx.weights import Weights
-from edgeinfer.gguf import TENSOR_TYPES, GGUFFile
+from edgeinfer.gguf import GGUFFile
 from edgeinfer.gguf import writer as gguf_writer
 from edgeinfer.onnx.package import File, TensorForm, Variant
 
@@ -30,7 +31,6 @@ __all__ = ["Job", "described", "sha256", "write_dynamic", "write_static"]
 _DYNAMIC = ("model.onnx", "model.onnx.data")
 _STATIC = "npu"
 _SIZES = (1, 8, 64)
-_TABLE = "token_embd"
 _BLOCK_BYTES = 1 << 20
 _PIECE_BYTES = 8 << 20
 
@@ -83,23 +83,22 @@ def write_static(job: Job, n_ctx: int) -> Variant:
         for size, name in zip(_SIZES, graphs, strict=True):
             model = variants.static(job.plan(), job.decoder, weights, matrices, size, n_ctx, job.activations)
             ir.save(model, job.folder / name)
-    _write_table(job, folder / f"{_TABLE}.gguf")
+    _write_table(job, folder / TABLE)
     job.tensors = weights.tensors | job.tensors
     job.measured |= {f"npu_{name}" if job.measured else name: value for name, value in measures.summary().items()}
-    files = [*graphs, f"{_STATIC}/{_DYNAMIC[1]}", f"{_STATIC}/{_TABLE}.gguf"]
+    files = [*graphs, f"{_STATIC}/{_DYNAMIC[1]}", f"{_STATIC}/{TABLE}"]
     return Variant(graphs[0], described(job.folder, files), _SIZES, n_ctx, tuple(graphs))
 
 
 def _write_table(job: Job, path: Path) -> None:
-    """Rows of the source as they are: a GGUF file with one tensor and the keys of the architecture."""
-    name = f"{_TABLE}.weight"
+    """A GGUF file with one tensor and the keys of the architecture."""
+    name, kind, read = stored_table(job.source)
     tensor = job.source.tensors[name]
-    kind = next(kind for kind in TENSOR_TYPES.values() if kind.name == tensor.type)
 
     def rows() -> Iterator[gguf_writer.Piece]:
         for first, n_rows in pieces(tensor, _PIECE_BYTES):
             job.advance(n_rows * tensor.row_bytes)
-            yield job.source.rows(name, first, n_rows)
+            yield read(first, n_rows)
 
     prefixes = ("general.", f"{job.decoder.architecture}.")
     keys = {key: job.file.metadata.stored(key) for key in job.file.metadata if key.startswith(prefixes)}

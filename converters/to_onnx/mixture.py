@@ -45,11 +45,15 @@ def parse_form_override(text: str) -> FormOverride:
 @dataclass(frozen=True, slots=True)
 class Mixture:
     """``quant``: of matrices that no override matches; of several that match, the first counts. ``block``: weights that
-    share a scale in 4 bits."""
+    share a scale in 4 bits. Raises `UsageError` for blocks that there are not."""
 
     quant: Quant = "keep"
     block: Block = 32
     overrides: tuple[FormOverride, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.block not in BLOCKS:
+            raise UsageError(f"blocks of {self.block} weights are wanted; there are {', '.join(map(str, BLOCKS))}")
 
     def quant_of(self, name: str, tensor: SourceTensor) -> Quant:
         """What is asked of one matrix."""

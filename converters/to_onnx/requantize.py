@@ -14,12 +14,12 @@ from edgeinfer.gguf.formats import TENSOR_TYPES
 from edgeinfer.kernels.formats import FORMATS
 from edgeinfer.onnx.package import STATIC_MODES
 
-__all__ = ["BLOCKS", "QUANTS", "Block", "Quant", "values", "wanted"]
+__all__ = ["BLOCKS", "Block", "Quant", "values", "wanted"]
 
 Floats = npt.NDArray[np.float32]
 Quant = Literal["keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", "int4-static", "int8-static"]
-"""``int8`` and ``int8-dynamic`` have the same weights; which it is says how the engine takes their inputs."""
-QUANTS: tuple[Quant, ...] = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", "int4-static", "int8-static")
+"""`edgeinfer.onnx.package.MODES` for the type checker. ``int8`` and ``int8-dynamic`` have the same weights; which it is
+says how the engine takes their inputs."""
 _FLOATS: tuple[Quant, ...] = ("f32", "f16", "bf16")
 _ROUTERS = "ffn_gate_inp.weight"  # small, and one that chooses other experts is worth more than its bits
 _TABLES = ("token_embd.weight", "output.weight")

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from edgeinfer.catalog.store import Progress
 from edgeinfer.converters.sources import SourceTensor
-from edgeinfer.converters.to_onnx.export import VARIANTS, write_package
+from edgeinfer.converters.to_onnx.calibrated import Open, write_calibrated
+from edgeinfer.converters.to_onnx.export import write_package
 from edgeinfer.converters.to_onnx.forms import OWN, Form
 from edgeinfer.converters.to_onnx.mixture import FLOAT_QUANTS, Mixture
 from edgeinfer.converters.to_onnx.opening import Model, opened
-from edgeinfer.converters.to_onnx.requantize import BLOCKS, QUANTS
-from edgeinfer.converters.to_onnx.rounding import Rounding
-from edgeinfer.errors import UnsupportedQuant, UsageError
-from edgeinfer.onnx.package import Package
+from edgeinfer.converters.to_onnx.options import VARIANTS, Options, VariantName
+from edgeinfer.converters.to_onnx.requantize import BLOCKS
+from edgeinfer.errors import UsageError
+from edgeinfer.onnx.package import STATIC_MODES, Package
 
 __all__ = ["quantize_package"]
 
@@ -24,19 +25,15 @@ _SAME_WEIGHTS = ("keep", "int8", "int8-dynamic")
 
 
 def quantize_package(
-    folder: Path,
-    out: Path,
-    mixture: Mixture,
-    *,
-    rounding: Rounding | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
+    folder: Path, out: Path, options: Options, progress: Progress | None = None, reader: Open | None = None
 ) -> Package:
-    """Write the package in ``folder`` to ``out`` with its matrices in other forms, and answer what was made.
+    """Write the package in ``folder`` to ``out`` with its matrices in other forms, and answer what was made. Its
+    variants stay, whatever ``options`` say, and so does the context of variant ``npu`` where they say nothing; with
+    integers for what products take, which ``reader`` finds the ranges of, that variant is the only one.
 
     The result is what `export` makes of the source where the package has its floats. Weights that were rounded before
-    are rounded again, which ``progress`` is told. Raises as `opened` and `export`; `UnsupportedQuant` for a package
-    whose graphs were made for inputs of one text, `UsageError` where nothing would change.
+    are rounded again, which ``progress`` is told. Raises as `opened`, `export` and `write_calibrated`; `UsageError`
+    where nothing would change.
     """
     if out.exists() and out.samefile(folder):
         raise UsageError(f"{out} is the package to be read; give another name")
@@ -44,19 +41,31 @@ def quantize_package(
         package = model.package
         if package is None:
             raise UsageError(f"{folder} is no ONNX package")
-        if package.mode not in QUANTS:
-            raise UnsupportedQuant(
-                f"{folder} is {package.mode}, which is more than its weights; start from the model that it was made "
-                f"from, {package.source_file}"
-            )
-        mixture.check(model.source)
-        _check_change(model, package, mixture)
-        model = replace(model, notes=(*model.notes, *_notes(package)))
-        variants = [name for name in VARIANTS if name in package.variants]
-        n_ctx = package.variants["npu"].n_ctx if "npu" in package.variants else None
-        return write_package(
-            *(model, out, mixture, variants), rounding=rounding, n_ctx=n_ctx, force=force, progress=progress
-        )
+        options.mixture.check(model.source)
+        _check_change(model, package, options.mixture)
+        options, notes = _with_variants(package, options)
+        model = replace(model, notes=(*model.notes, *_notes(package), *notes))
+        if options.mixture.quant not in STATIC_MODES:
+            return write_package(model, out, options, progress)
+        if reader is None:
+            raise UsageError(f"{options.mixture.quant} finds the ranges of what products take on a text; give one")
+        return write_calibrated(model, out, reader, options, progress)
+
+
+def _with_variants(package: Package, options: Options) -> tuple[Options, tuple[str, ...]]:
+    """The options for the variants that the result has, and what people should know of these."""
+    known = package.variants.get("npu")
+    variants: list[VariantName] = [name for name in VARIANTS if name in package.variants]
+    notes: tuple[str, ...] = ()
+    if options.mixture.quant in STATIC_MODES:
+        left = [name for name in variants if name != "npu"]
+        if left:
+            notes += (f"{options.mixture.quant} is for NPUs: of variant {' and '.join(left)} nothing is made",)
+        variants = ["npu"]
+    elif options.n_ctx is not None and known is None:
+        raise UsageError(f"{package.folder} has no variant npu, whose graphs alone have a context built in")
+    n_ctx = options.n_ctx or (known.n_ctx if known else None)
+    return replace(options, variant=variants, n_ctx=n_ctx), notes
 
 
 def _check_change(model: Model, package: Package, mixture: Mixture) -> None:

@@ -9,6 +9,7 @@ from edgeinfer.converters.architectures.decoder import Decoder
 from edgeinfer.converters.sources import SourceTensor, TensorSource
 from edgeinfer.converters.to_onnx.forms import CORRECTION_BLOCK, OFFSET_STEP
 from edgeinfer.converters.to_onnx.mixture import Mixture
+from edgeinfer.converters.to_onnx.table import table_bytes
 
 __all__ = ["package_bytes"]
 
@@ -24,8 +25,7 @@ def package_bytes(source: TensorSource, mixture: Mixture, decoder: Decoder, vari
         ropes = 1 + (decoder.rope_local is not None) + (decoder.rope_long is not None)
         total += tensors + ropes * decoder.sizes.n_ctx_train * decoder.space.room * 4
     if "npu" in variants:
-        table = source.tensors["token_embd.weight"]
-        total += tensors + table.n_rows * table.row_bytes
+        total += tensors + table_bytes(source)
     return total
 
 

@@ -5,12 +5,13 @@ weight, or the products of every two columns, by our kernels under llama.cpp as 
         calibrator.squares()                        # {"blk.0.attn_q.weight": Squares, …}
         calibrator.products(["blk.0.attn_q.weight"])  # {"blk.0.attn_q.weight": Products}
 
-`reading` runs the model, `hessians` takes products a few layers at a time; `watching` runs an ONNX package while
-somebody looks at values inside. Knows nothing of what they are for.
+`reading` runs the model, `packages` an ONNX package for its products; `hessians` takes products a few layers at a time;
+`watching` runs a package of fixed shapes while somebody looks at values inside. Knows nothing of what they are for.
 """
 
 from edgeinfer.calibrate.hessians import Hessians
+from edgeinfer.calibrate.packages import PackageReader
 from edgeinfer.calibrate.reading import Calibrator, Products, Sample, Squares
 from edgeinfer.calibrate.watching import Watcher
 
-__all__ = ["Calibrator", "Hessians", "Products", "Sample", "Squares", "Watcher"]
+__all__ = ["Calibrator", "Hessians", "PackageReader", "Products", "Sample", "Squares", "Watcher"]

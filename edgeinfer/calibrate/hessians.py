@@ -4,14 +4,29 @@ model: the text is read once for as many layers as fit."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
-from edgeinfer.calibrate.reading import Calibrator, Products
+from edgeinfer.calibrate.reading import Products, Sample
 
-__all__ = ["Hessians"]
+__all__ = ["Hessians", "Reading"]
 
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 _SAME_INPUT = (("attn_q.weight", "attn_k.weight", "attn_v.weight"), ("ffn_gate.weight", "ffn_up.weight"))
+
+
+class Reading(Protocol):
+    """A model that reads a text as often as it is asked for something: `Calibrator`, `PackageReader`."""
+
+    sample: Sample
+
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        """(n_experts, n_cols) of each weight."""
+        ...
+
+    def products(self, names: Sequence[str]) -> Mapping[str, Products]:
+        """Of these weights, those that nothing is known of left out."""
+        ...
 
 
 class Hessians:
@@ -20,19 +35,19 @@ class Hessians:
 
     def __init__(
         self,
-        calibrator: Calibrator,
+        reading: Reading,
         most_bytes: int,
         said: Callable[[str], None] = lambda _what: None,
         order: Sequence[str] | None = None,
     ) -> None:
-        self._calibrator = calibrator
+        self._reading = reading
         self._most_bytes = most_bytes
         self._said = said
-        self._shapes = calibrator.shapes()
+        self._shapes = reading.shapes()
         names = sorted(self._shapes, key=_place) if order is None else order
         leaders = dict.fromkeys(map(self._leader, names))
         self._order = [name for name in leaders if self._shapes.get(name, (0, 0))[0] == 1]
-        self._held: dict[str, Products] = {}
+        self._held: Mapping[str, Products] = {}
         self._unknown: set[str] = set()
         self.n_readings = 0
         """How often the text was read so far."""
@@ -47,8 +62,8 @@ class Hessians:
             self._held = {}  # before new ones are made
             batch = self._batch(leader)
             last = f" to {batch[-1]}" if len(batch) > 1 else ""
-            self._said(f"reading {self._calibrator.sample.name} for {leader}{last}")
-            self._held = self._calibrator.products(batch)
+            self._said(f"reading {self._reading.sample.name} for {leader}{last}")
+            self._held = self._reading.products(batch)
             self._unknown |= set(batch) - set(self._held)
             self.n_readings += 1
         return self._held.get(leader)

@@ -21,7 +21,7 @@ from edgeinfer.side import Side, opened
 from edgeinfer.text import Tokenizer
 from edgeinfer.verify.forced import windows
 
-__all__ = ["Calibrator", "Products", "Sample", "Squares"]
+__all__ = ["Calibrator", "Products", "Sample", "Squares", "cut"]
 
 Floats = npt.NDArray[np.float32]
 Told = Callable[[int, int], None]
@@ -86,7 +86,7 @@ class Calibrator:
         try:
             self.file = _gguf_of(self._opened)
             _check_kernels()
-            self._windows = _cut(sample, self._opened.tokenizer)
+            self._windows = cut(sample, self._opened.tokenizer, sample.n_window)
         except BaseException:
             self._until_closed.close()
             raise
@@ -183,10 +183,10 @@ def _check_kernels() -> None:
         raise BackendUnavailable(f"calibration needs our kernels under llama.cpp: {report.why}")
 
 
-def _cut(sample: Sample, tokenizer: object) -> list[npt.NDArray[np.int32]]:
+def cut(sample: Sample, tokenizer: object, n_window: int) -> list[npt.NDArray[np.int32]]:
+    """The text as token ids, in windows. Raises `UsageError` for one that is too short, `UnsupportedModel` without a
+    tokenizer."""
     if not isinstance(tokenizer, Tokenizer):
         raise UnsupportedModel("calibration needs the model's tokenizer")
     bos_id = tokenizer.bos_id if tokenizer.adds_bos else None
-    return [
-        window.inputs for window in windows(tokenizer.encode(sample.text), sample.n_tokens, sample.n_window, bos_id)
-    ]
+    return [window.inputs for window in windows(tokenizer.encode(sample.text), sample.n_tokens, n_window, bos_id)]

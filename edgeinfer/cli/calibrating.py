@@ -17,10 +17,12 @@ from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeinfer.calibrate import Calibrator, Hessians, Sample
+    from edgeinfer.calibrate.hessians import Reading
+    from edgeinfer.catalog import Progress
     from edgeinfer.converters.quantize.importance import Importance
     from edgeinfer.converters.to_onnx.rounding import Rounding
 
-__all__ = ["Calibration", "calibration_flags"]
+__all__ = ["Calibration", "activations_flag", "calibration_flags"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _N_TOKENS = 16384
@@ -91,9 +93,10 @@ class Calibration:
         return Hessians(calibrator, _MOST_BYTES, said, names)
 
     @contextlib.contextmanager
-    def rounding(self, method: str, model: str, said: Callable[[str], None]) -> Iterator[Rounding]:
-        """How to round the weights of a GGUF model: "auto" is gptq with a text and rtn without. Raises as `Calibrator`,
-        and `UsageError` for a method and a text that do not go together."""
+    def rounding(self, method: str, model: Path, out: Path, progress: Progress) -> Iterator[Rounding]:
+        """How to round the weights of the model at ``model`` for the package ``out``: "auto" is gptq with a text and
+        rtn without. Raises as `Calibrator` and `PackageReader`, and `UsageError` for a method and a text that do not
+        go together."""
         from edgeinfer.calibrate import Hessians
         from edgeinfer.converters.to_onnx.rounding import Rounding
 
@@ -105,8 +108,34 @@ class Calibration:
             return
         if chosen != "gptq":
             raise UsageError(f"--method {chosen} has no use for a text; leave --calibrate out")
-        with self.reader(model) as calibrator:
-            yield Rounding(chosen, Hessians(calibrator, _MOST_BYTES, said) if calibrator else None)
+        with self._reading(model, out, progress) as reading:
+            yield Rounding(chosen, Hessians(reading, _MOST_BYTES, progress.note))
+
+    @contextlib.contextmanager
+    def _reading(self, model: Path, out: Path, progress: Progress) -> Iterator[Reading]:
+        """Who reads the text: a GGUF model, or a package. Of a checkpoint, and of a package that has graphs of fixed
+        shapes alone, one is made for it beside ``out`` and removed after."""
+        from edgeinfer.calibrate import Calibrator, PackageReader
+        from edgeinfer.converters.output import workspace
+        from edgeinfer.converters.to_onnx.export import export
+        from edgeinfer.converters.to_onnx.mixture import Mixture
+        from edgeinfer.converters.to_onnx.options import Options
+        from edgeinfer.onnx.package import MANIFEST, read
+
+        sample = self.sample()
+        if model.is_file():
+            with Calibrator(str(model), sample) as calibrator:
+                yield calibrator
+            return
+        package = read(model) if (model / MANIFEST).is_file() else None
+        if package is not None and PackageReader.reads(package):
+            yield PackageReader(model, sample)
+            return
+        with workspace(out, "reading") as place:
+            progress.note(f"preparing to read {sample.name}")
+            whole = Options(mixture=Mixture("int8" if package is None else "keep"))  # what is read hardly depends on it
+            export(model, place / "whole", whole, progress)
+            yield PackageReader(place / "whole", sample)
 
 
 def silent(_done: int, _total: int) -> None:
@@ -127,6 +156,15 @@ def _importance(calibrator: Calibrator) -> Importance:
         )
     extra = {EXTRA + "sha256": sample.sha256}
     return Importance(entries, sample.name, calibrator.n_windows, sample.n_window, extra)
+
+
+def activations_flag(what: str) -> Callable[[F], F]:
+    """``--activations``, for ``what``."""
+    return flag(
+        "--activations",
+        type=click.Choice(["8", "16"]),
+        help=f"{what}: bits of what is multiplied with weights.  [default: 16]",
+    )
 
 
 def calibration_flags(command: F) -> F:

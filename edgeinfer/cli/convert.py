@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeinfer.cli.building import type_flags
-from edgeinfer.cli.calibrating import Calibration, calibration_flags
+from edgeinfer.cli.calibrating import Calibration, activations_flag, calibration_flags
 from edgeinfer.cli.convert_gguf import convert_to_gguf
-from edgeinfer.cli.convert_static import STATIC, Static, activation_lines
+from edgeinfer.cli.convert_static import Static, activation_lines
 from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
 from edgeinfer.cli.pulling import download_progress, size
 from edgeinfer.errors import UsageError
+from edgeinfer.onnx.package import MODES, STATIC_MODES
 from edgeinfer.text.printable import printable
 
 if TYPE_CHECKING:
     from edgeinfer.catalog import Progress
+    from edgeinfer.converters.to_onnx.rounding import Rounding
     from edgeinfer.onnx.package import Package
 
-__all__ = ["command", "need_converter", "say_package"]
+__all__ = ["command", "need_converter", "say_package", "say_unknown"]
 
 _VARIANTS = ("cpu", "npu", "cuda")
-_MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", *STATIC)
 
 
 @click.command("convert", cls=Command)
@@ -57,11 +58,7 @@ _MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", *STATIC)
     show_default=True,
     help="For onnx int4: weights that share a scale.",
 )
-@flag(
-    "--activations",
-    type=click.Choice(["8", "16"]),
-    help="For onnx int8-static and int4-static: bits of what is multiplied with weights.  [default: 16]",
-)
+@activations_flag("For onnx int8-static and int4-static")
 @flag(
     "--variant",
     type=click.Choice([*_VARIANTS, "all"]),
@@ -104,8 +101,8 @@ def command(
     leaves nothing by its name.
     """
     calibration.check(imatrix)
-    if activations and quant not in STATIC:
-        raise UsageError(f"--activations is for --to onnx --quant {' or '.join(STATIC)}, with --calibrate")
+    if activations and quant not in STATIC_MODES:
+        raise UsageError(f"--activations is for --to onnx --quant {' or '.join(STATIC_MODES)}, with --calibrate")
     if target == "gguf":
         if method != "auto":
             raise UsageError("--method is for --to onnx")
@@ -113,13 +110,13 @@ def command(
         return
     if imatrix:
         raise UsageError("--imatrix is for --to gguf")
-    if quant not in (None, *_MODES):
-        raise UsageError(f"--quant {quant} is not one of ONNX's: {', '.join(_MODES)}")
+    if quant not in (None, *MODES):
+        raise UsageError(f"--quant {quant} is not one of ONNX's: {', '.join(MODES)}")
     four_bits = quant == "int4" or any(each.lower().endswith("=int4") for each in tensor_types)
-    if not four_bits and quant not in STATIC and (calibration.text or method != "auto"):
-        raise UsageError(f"--calibrate and --method are for --quant int4, {' and '.join(STATIC)}")
+    if not four_bits and quant not in STATIC_MODES and (calibration.text or method != "auto"):
+        raise UsageError(f"--calibrate and --method are for --quant int4, {' and '.join(STATIC_MODES)}")
     static = None
-    if quant in STATIC:
+    if quant in STATIC_MODES:
         if tensor_types:
             raise UsageError(f"--tensor-type is not for --quant {quant}, whose products need one kind of weights")
         need_converter()
@@ -154,42 +151,35 @@ def _to_onnx(
 
     need_converter()
     from edgeinfer.converters.to_onnx.export import export
-    from edgeinfer.converters.to_onnx.mixture import parse_form_override
+    from edgeinfer.converters.to_onnx.folder import check_target
+    from edgeinfer.converters.to_onnx.mixture import Mixture, parse_form_override
+    from edgeinfer.converters.to_onnx.options import Options
 
-    overrides = tuple(map(parse_form_override, rounded.tensor_types))
-    started = time.monotonic()
+    mixture = Mixture(quant, rounded.block, tuple(map(parse_form_override, rounded.tensor_types)))  # type: ignore[arg-type]
+    started, target = time.monotonic(), Path(folder).expanduser()
     names: Any = _VARIANTS if "all" in variant else variant
     called = Path(model).stem if Path(model).is_file() else model
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(download_progress(f"converting {printable(called)}"))
         path, name, reference = _source(model, progress)
         static = rounded.static
-        if not Path(path).is_file() and rounded.calibration.text and static is None:
-            raise UsageError("--calibrate runs the model: convert the checkpoint to gguf first, and that file to onnx")
-        if static is not None:
-            rounding = stack.enter_context(static.rounding(str(path), progress.note))
-        else:
-            rounding = stack.enter_context(rounded.calibration.rounding(rounded.method, str(path), progress.note))
-        made = (static.export if static else functools.partial(export, quant=quant))(  # type: ignore[arg-type]
-            path,
-            folder,
-            variant=names,
-            block=rounded.block,  # type: ignore[arg-type]
-            overrides=overrides,
-            rounding=rounding,
-            name=name,
-            n_ctx=n_ctx,
-            force=force,
-            progress=progress,
-            reference=reference,
-        )
+        check_target(target, force)
+        rounds = static.rounding if static else functools.partial(rounded.calibration.rounding, rounded.method)
+        rounding = stack.enter_context(rounds(Path(path), target, progress))
+        options = Options(mixture=mixture, variant=names, rounding=rounding, name=name, n_ctx=n_ctx, force=force)
+        made = (static.export if static else export)(path, target, options, progress, reference)
+    say_unknown(rounding)
+    say_package(made, time.monotonic() - started, as_json)
+
+
+def say_unknown(rounding: Rounding) -> None:
+    """Of matrices that a text said nothing of."""
     if rounding.unknown:
         click.echo(
             f"edgeinfer: note: nothing is known of what {len(rounding.unknown)} matrices are fed, such as "
             f"{printable(rounding.unknown[0])}; they were rounded by --method search",
             err=True,
         )
-    say_package(made, time.monotonic() - started, as_json)
 
 
 def say_package(made: Package, seconds: float, as_json: bool) -> None:

@@ -1,11 +1,13 @@
-"""``edgeinfer convert --to onnx --quant int8-static``: products of integers, in ranges found on a text, as NPUs have
-them."""
+"""``int8-static`` and ``int4-static`` of ``edgeinfer convert --to onnx`` and ``quantize``: products of integers, in
+ranges found on a text, as NPUs have them."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,14 @@ from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeinfer.calibrate import Watcher
+    from edgeinfer.catalog import Progress
+    from edgeinfer.converters.to_onnx.calibrated import Open
+    from edgeinfer.converters.to_onnx.options import Options
     from edgeinfer.converters.to_onnx.rounding import Rounding
     from edgeinfer.onnx.package import Package
 
-__all__ = ["STATIC", "Static", "activation_lines"]
+__all__ = ["Static", "activation_lines"]
 
-STATIC = ("int8-static", "int4-static")
 _DEFAULT_BITS = 16
 _N_TOKENS = 4096
 """Ranges are found with fewer than what weights are worth."""
@@ -29,49 +33,53 @@ _FEW_TOKENS = 2048
 
 
 class Static:
-    """How ``--quant`` of `STATIC` converts. Raises `UsageError` for flags that do not go with it."""
+    """How packages of `STATIC_MODES` are made. Raises `UsageError` for flags that do not go with it."""
 
     def __init__(self, quant: str, calibration: Calibration, method: str, bits: int | None) -> None:
         from edgeinfer.converters.to_onnx.activations import Activations
 
         if calibration.text is None:
-            raise UsageError(f"--quant {quant} finds the ranges of what products take on a text: give --calibrate FILE")
+            raise UsageError(f"{quant} finds the ranges of what products take on a text: give --calibrate FILE")
         if calibration.save:
             raise UsageError("--save-imatrix is for GGUF")
         if quant == "int8-static" and method != "auto":
             raise UsageError("--method is for weights of 4 bits")
         self._quant: Any = quant
         self._calibration = calibration
-        self._method = method
+        self._method: Any = method
         self._sample = calibration.sample(_N_TOKENS)
         self._activations = Activations(bits or _DEFAULT_BITS)  # type: ignore[arg-type]
 
-    @contextlib.contextmanager
-    def rounding(self, model: str, said: Callable[[str], None]) -> Iterator[Rounding]:
-        """How to round weights: those of 4 bits by what the text says of them, where a GGUF model can read it."""
+    def rounding(self, model: Path, out: Path, progress: Progress) -> AbstractContextManager[Rounding]:
+        """How to round weights: those of 4 bits by what the text says of them, unless another method was asked for."""
         from edgeinfer.converters.to_onnx.rounding import Rounding
 
         if self._quant == "int8-static":
-            yield Rounding()
-        elif self._method in ("rtn", "search") or not (Path(model).is_file() or self._method == "gptq"):
-            yield Rounding("rtn" if self._method == "rtn" else "search")
-        else:
-            with self._calibration.rounding(self._method, model, said) as found:
-                yield found
+            return contextlib.nullcontext(Rounding())
+        if self._method in ("rtn", "search"):
+            return contextlib.nullcontext(Rounding(self._method))
+        return self._calibration.rounding(self._method, model, out, progress)
 
-    def export(self, path: Path, folder: str, *, progress: Any, **options: Any) -> Package:
+    def export(
+        self, path: Path, folder: Path, options: Options, progress: Any, reference: str | None = None
+    ) -> Package:
         """As `export_calibrated`, and a note where the text was short. ``progress``: of `download_progress`."""
         from edgeinfer.converters.to_onnx.calibrated import export_calibrated
 
-        made = export_calibrated(
-            path,
-            folder,
-            functools.partial(self._reader, progress),
-            self._activations,
-            quant=self._quant,
-            progress=progress,
-            **options,
-        )
+        reader, options = self._asked(options, progress)
+        return self._told(export_calibrated(path, folder, reader, options, progress, reference))
+
+    def quantize(self, package: Path, out: Path, options: Options, progress: Any) -> Package:
+        """As `quantize_package`, otherwise as `export`."""
+        from edgeinfer.converters.to_onnx.requantized import quantize_package
+
+        reader, options = self._asked(options, progress)
+        return self._told(quantize_package(package, out, options, progress, reader))
+
+    def _asked(self, options: Options, progress: Any) -> tuple[Open, Options]:
+        return functools.partial(self._reader, progress), replace(options, activations=self._activations)
+
+    def _told(self, made: Package) -> Package:
         tokens = made.calibration.tokens if made.calibration else 0
         if tokens < min(_FEW_TOKENS, self._sample.n_tokens):
             click.echo(

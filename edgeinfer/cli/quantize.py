@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgeinfer.cli.building import report, type_flags
-from edgeinfer.cli.calibrating import Calibration, calibration_flags
+from edgeinfer.cli.calibrating import Calibration, activations_flag, calibration_flags
 from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
 from edgeinfer.cli.pulling import download_progress
 from edgeinfer.cli.quantize_onnx import Asked, package_of, quantize_onnx
@@ -18,10 +18,7 @@ from edgeinfer.text.printable import printable
 
 __all__ = ["command"]
 
-_ONLY_GGUF = (
-    "--calibrate, --imatrix and --with are for GGUF models, which are run to collect what their weights are fed; make "
-    "the package of one: edgeinfer convert MODEL.gguf OUT --to onnx --quant int4 --calibrate TEXT"
-)
+_ONLY_GGUF = "--imatrix and --with are for GGUF models; of packages --calibrate finds what their weights are fed"
 
 
 @click.command("quantize", cls=Command)
@@ -47,7 +44,7 @@ _ONLY_GGUF = (
     show_default=True,
     help="For GGUF what --calibrate is used for: the importance of columns, or that and what rounding a weight costs "
     "taken back by others (gptq), which takes a few minutes for a billion weights and is auto. For int4 of packages: "
-    "rtn, to the nearest (auto), or search, with scales of least error.",
+    "rtn, to the nearest (auto), search, with scales of least error, or gptq, which is auto with --calibrate.",
 )
 @flag(
     "--block-size",
@@ -55,6 +52,15 @@ _ONLY_GGUF = (
     default="32",
     show_default=True,
     help="For int4 of packages: weights that share a scale.",
+)
+@activations_flag("For int8-static and int4-static of packages")
+@flag(
+    "-c",
+    "--ctx-size",
+    "n_ctx",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of packages: context of variant npu, whose graphs have it built in.  [default: as it is]",
 )
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @json_flag
@@ -69,6 +75,8 @@ def command(
     by: str,
     method: str,
     block_size: str,
+    activations: str | None,
+    n_ctx: int | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -76,7 +84,8 @@ def command(
     q8_0, q4_k_m, q5_k_m, q6_k or iq4_nl.
 
     MODEL may also be the folder of an ONNX package; OUT is a new folder then, with the same variants, and TYPE one of
-    int8, int8-dynamic (inputs in 8 bits too), int4, f16, bf16 and f32.
+    int8, int8-dynamic (inputs in 8 bits too), int4, f16, bf16 and f32, or int8-static and int4-static, whose only
+    variant is npu and whose products take integers in ranges found on the text that --calibrate gives.
 
     OUT appears when it is whole and has been read back; an interrupted run leaves nothing by its name.
     """
@@ -92,12 +101,14 @@ def command(
     calibration.check(imatrix)
     package = package_of(model)
     if package is not None:
-        if imatrix or calibration.text or by != "auto":
+        if imatrix or by != "auto":
             raise UsageError(_ONLY_GGUF)
-        quantize_onnx(package, out, Asked(quant, tensor_types, method, int(block_size)), force=force, as_json=as_json)
+        bits = int(activations) if activations else None
+        asked = Asked(quant.lower(), tensor_types, method, int(block_size), calibration, bits, n_ctx)
+        quantize_onnx(package, out, asked, force=force, as_json=as_json)
         return
-    if method in ("rtn", "search") or block_size != "32":
-        raise UsageError("--method rtn and search, and --block-size, are for ONNX packages")
+    if method in ("rtn", "search") or block_size != "32" or activations or n_ctx:
+        raise UsageError("--method rtn and search, --block-size, --activations and --ctx-size are for ONNX packages")
     name = parse_quant(quant)
     overrides = tuple(map(parse_override, tensor_types))
     quantizer = _quantizer(name, by, [each.type.name for each in overrides])

@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeinfer.cli.convert import need_converter, say_package
+from edgeinfer.cli.calibrating import Calibration
+from edgeinfer.cli.convert import need_converter, say_package, say_unknown
+from edgeinfer.cli.convert_static import Static
 from edgeinfer.cli.pulling import download_progress
 from edgeinfer.errors import ModelNotFound, UsageError
+from edgeinfer.onnx.package import MODES, STATIC_MODES
 from edgeinfer.text.printable import printable
 
 __all__ = ["Asked", "package_of", "quantize_onnx"]
 
-_TYPES = ("int8", "int8-dynamic", "int4", "f16", "bf16", "f32")
+_TYPES = tuple(mode for mode in MODES if mode != "keep")
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the flags said."""
+    """What the flags said. Of activations ``bits``, None where nothing was said."""
 
     quant: str
     tensor_types: tuple[str, ...]
     method: str
     block: int
+    calibration: Calibration
+    bits: int | None
+    n_ctx: int | None
+
+    def check(self) -> None:
+        """Raises `UsageError` for flags that do not go together."""
+        static = self.quant in STATIC_MODES
+        if self.quant not in _TYPES:
+            raise UsageError(f"--type {self.quant} is not one of ONNX packages: {', '.join(_TYPES)}")
+        if self.method == "importance":
+            raise UsageError("--method importance is for GGUF models; packages have rtn, search and gptq")
+        four_bits = self.quant == "int4" or any(each.lower().endswith("=int4") for each in self.tensor_types)
+        if not four_bits and not static and (self.calibration.text or self.method != "auto"):
+            raise UsageError(f"--calibrate and --method are for int4, {' and '.join(STATIC_MODES)}")
+        if self.bits and not static:
+            raise UsageError(f"--activations is for {' and '.join(STATIC_MODES)}, with --calibrate")
+        if static and self.tensor_types:
+            raise UsageError(f"--tensor-type is not for {self.quant}, whose products need one kind of weights")
 
 
 def package_of(model: str) -> Path | None:
@@ -42,28 +64,25 @@ def quantize_onnx(folder: Path, out: Path, asked: Asked, *, force: bool, as_json
     import time
 
     started = time.monotonic()
+    asked.check()
     need_converter()
+    from edgeinfer.converters.to_onnx.folder import check_target
     from edgeinfer.converters.to_onnx.mixture import Mixture, parse_form_override
+    from edgeinfer.converters.to_onnx.options import Options
     from edgeinfer.converters.to_onnx.requantized import quantize_package
-    from edgeinfer.converters.to_onnx.rounding import METHODS, Rounding
 
-    quant: Any = asked.quant.lower()
-    if quant not in _TYPES:
-        raise UsageError(f"--type {asked.quant} is not one of ONNX packages: {', '.join(_TYPES)}")
-    overrides = tuple(map(parse_form_override, asked.tensor_types))
-    method: Any = "rtn" if asked.method == "auto" else asked.method
-    if method not in METHODS or method == "gptq":
-        raise UsageError(
-            f"--method {method} learns from a text, which is for GGUF models; packages have rtn and search"
-        )
-    if asked.method != "auto" and "int4" not in (quant, *(override.quant for override in overrides)):
-        raise UsageError("--method is for int4")
+    quant: Any = asked.quant
     block: Any = asked.block
-    with download_progress(f"quantizing {printable(folder.name)}") as progress:
-        made = quantize_package(
-            *(folder, out.expanduser(), Mixture(quant, block, overrides)),
-            rounding=Rounding(method),
-            force=force,
-            progress=progress,
-        )
+    mixture = Mixture(quant, block, tuple(map(parse_form_override, asked.tensor_types)))
+    calibration = asked.calibration
+    static = Static(quant, calibration, asked.method, asked.bits) if quant in STATIC_MODES else None
+    out = out.expanduser()
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(download_progress(f"quantizing {printable(folder.name)}"))
+        check_target(out, force)
+        rounds = static.rounding if static else functools.partial(calibration.rounding, asked.method)
+        rounding = stack.enter_context(rounds(folder, out, progress))
+        options = Options(mixture=mixture, rounding=rounding, n_ctx=asked.n_ctx, force=force)
+        made = (static.quantize if static else quantize_package)(folder, out, options, progress)
+    say_unknown(rounding)
     say_package(made, time.monotonic() - started, as_json)

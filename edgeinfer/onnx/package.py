@@ -28,6 +28,7 @@ from edgeinfer.onnx.fields import Fields
 __all__ = [
     "FORMAT",
     "MANIFEST",
+    "MODES",
     "STATIC_MODES",
     "VERSION",
     "Calibration",
@@ -46,9 +47,9 @@ MANIFEST = "edgeinfer.json"
 VOCABULARY = "vocab.gguf"
 HIDDEN_STATES = "last_hidden_state"
 """What an encoder's graph calls its output, as everybody does."""
-MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", "int4-static", "int8-static")
-STATIC_MODES = ("int4-static", "int8-static")
+STATIC_MODES = ("int8-static", "int4-static")
 """Those whose products take integers in ranges that were found beforehand."""
+MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", *STATIC_MODES)
 FORMS = ("nbits4", "nbits8", "rows8", "float")
 _MAX_MANIFEST_BYTES = 16 << 20
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")

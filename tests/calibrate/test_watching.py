@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from onnx_packages import export
 from small_models import small_model, written
 
 from edgeinfer.calibrate import Sample, Watcher
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.engines import EngineConfig
 from edgeinfer.engines.base import Slice
 from edgeinfer.engines.ort_open import open_onnx

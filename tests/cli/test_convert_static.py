@@ -80,6 +80,21 @@ def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "unfit_matrices" not in made.measured
 
 
+@pytest.mark.parametrize("flags", [("--quant", "int4"), (*NPU, "--quant", "int4-static")])
+def test_a_checkpoints_weights_learn_too(
+    flags: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From what a package of 8 bits is fed, which is made for that and removed."""
+    folder, _ = checkpoint(tmp_path / "tiny-llama", "Llama", BASE)
+    (tmp_path / "words.txt").write_text(TEXT, encoding="utf-8")
+    capsys.readouterr()
+    learning = ("--calibrate", tmp_path / "words.txt", "--calibrate-tokens", "512")
+    code, _, err = run(capsys, folder, tmp_path / "out", "--to", "onnx", *flags, *learning)
+    assert code == 0, err
+    assert "reading words.txt for blk.0.attn_q.weight" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny-llama", "words.txt"]
+
+
 STATIC = ("--quant", "int8-static")
 
 

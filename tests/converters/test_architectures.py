@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf_files import F32, STRING, U32, File, Tensor
+from onnx_packages import export
 from small_models import small_model, written
 
 from edgeinfer import gguf
 from edgeinfer.converters.architectures import describe
 from edgeinfer.converters.architectures.decoder import Decoder
 from edgeinfer.converters.architectures.rope import Rope, Yarn
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.errors import EdgeInferError, FormatError, UnsupportedModel, UnsupportedQuant
 
 

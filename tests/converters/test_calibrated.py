@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from onnx_packages import damaged, rewritten
+from onnx_packages import damaged, export, options, rewritten
 from onnx_runs import divergence
 from small_models import small_model, written
 
 from edgeinfer.calibrate import Sample, Watcher
 from edgeinfer.converters.to_onnx.activations import Activations
 from edgeinfer.converters.to_onnx.calibrated import export_calibrated
-from edgeinfer.converters.to_onnx.export import export
+from edgeinfer.converters.to_onnx.options import Options
 from edgeinfer.engines.base import EngineConfig, Slice
 from edgeinfer.engines.ort_open import open_onnx
 from edgeinfer.errors import FormatError, UnsupportedModel, UsageError
@@ -38,8 +38,13 @@ def reader(folder: Path, names: Sequence[str]) -> Watcher:
     return Watcher(folder, Sample.of(TEXT, "words", 512), names)
 
 
-def made(model: Path, folder: Path, bits: Any = 16, **options: Any) -> package.Package:
-    return export_calibrated(model, folder, reader, Activations(bits), n_ctx=192, **options)
+def made(model: Path, folder: Path, bits: Any = 16, **others: Any) -> package.Package:
+    return export_calibrated(model, folder, reader, asked(activations=Activations(bits), **others))
+
+
+def asked(**others: Any) -> Options:
+    static: dict[str, Any] = {"quant": "int8-static", "variant": ("npu",), "activations": Activations(16), "n_ctx": 192}
+    return options(**static | others)
 
 
 def logits(folder: Path) -> Floats:
@@ -118,7 +123,7 @@ def test_the_text_decides(tmp_path: Path) -> None:
     def other(folder: Path, names: Sequence[str]) -> Watcher:
         return Watcher(folder, Sample.of("0 1 2 3 " * 99, "digits", 512), names)
 
-    export_calibrated(model, tmp_path / "c", other, Activations(16), n_ctx=192)
+    export_calibrated(model, tmp_path / "c", other, asked())
     assert (tmp_path / "c" / "npu/s1.onnx").read_bytes() != (tmp_path / "a" / "npu/s1.onnx").read_bytes()
     assert json.loads((tmp_path / "c" / "edgeinfer.json").read_text())["calibration"]["text"] == "digits"
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
@@ -160,7 +165,7 @@ def test_what_goes_wrong_leaves_nothing(tmp_path: Path) -> None:
         return Watcher(folder, Sample.of("too short", "words"), names)
 
     with pytest.raises(UsageError, match="too few"):
-        export_calibrated(model, tmp_path / "out", short, Activations(16))
+        export_calibrated(model, tmp_path / "out", short, asked())
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from checkpoint_cases import BASE, CASES, LONG
+from onnx_packages import export
 from onnx_runs import divergence
 from tiny_checkpoints import checkpoint, their_logits, token_ids, torch_and_transformers
 
 from edgeinfer.converters.architectures import ARCHITECTURES
 from edgeinfer.converters.to_gguf import Options, convert
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.converters.to_onnx.requantize import Quant
 from edgeinfer.engines.base import EngineConfig, Slice
 from edgeinfer.engines.ort_open import open_onnx

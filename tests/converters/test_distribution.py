@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgeinfer.converters.to_onnx.distribution import Distribution, Steps, best_steps, widest_steps
+from edgeinfer.converters.to_onnx.distribution import Distribution, Steps, best_steps
 
 Floats = npt.NDArray[np.float32]
 RNG = np.random.default_rng(1)
@@ -40,21 +42,14 @@ CASES = {
 def test_what_is_told_is_what_happens(case: str, bits: int) -> None:
     """Errors come of a histogram; the shares of what is clipped are exact but for values in the last bin."""
     values = CASES[case].astype(np.float32)
-    found = of(values)
-    for steps in (widest_steps(found, bits), best_steps(found, bits)):
-        lost = float(np.square(stored(values, steps).astype(np.float64) - values).sum())
-        assert steps.error == pytest.approx(lost, rel=0.1)
-        assert steps.power == pytest.approx(float(np.square(values.astype(np.float64)).sum()), rel=0.02)
-        least, greatest = (steps.scale * (end - steps.zero_point) for end in (-0.5, 2**bits - 0.5))
-        clipped = ((values < least) | (values > greatest)).mean()
-        assert steps.clipped == pytest.approx(clipped, abs=3e-4)
-        assert steps.n == len(values)
-
-
-def test_nothing_is_clipped_by_the_widest() -> None:
-    for values in CASES.values():
-        for bits in (8, 16):
-            assert widest_steps(of(values.astype(np.float32)), bits).clipped == 0
+    steps = best_steps(of(values), bits)
+    lost = float(np.square(stored(values, steps).astype(np.float64) - values).sum())
+    assert steps.error == pytest.approx(lost, rel=0.1)
+    assert steps.power == pytest.approx(float(np.square(values.astype(np.float64)).sum()), rel=0.02)
+    least, greatest = (steps.scale * (end - steps.zero_point) for end in (-0.5, 2**bits - 0.5))
+    clipped = ((values < least) | (values > greatest)).mean()
+    assert steps.clipped == pytest.approx(clipped, abs=3e-4)
+    assert steps.n == len(values)
 
 
 def test_zero_is_exact() -> None:
@@ -66,25 +61,16 @@ def test_zero_is_exact() -> None:
 def test_the_best_steps_lose_less() -> None:
     """Much less where few values are far: with 8 bits those would leave nothing for the others."""
     values = np.concatenate([RNG.standard_normal(200000), [100.0, -100.0]]).astype(np.float32)
-    found = of(values)
-    widest, best = widest_steps(found, 8), best_steps(found, 8)
-    assert best.error < 0.8 * widest.error
+    best = best_steps(of(values), 8)
+    widest = replace(best, scale=np.float32(200 / 255), zero_point=128)
     assert 0 < best.clipped < 1e-3
     lost = [float(np.square(stored(values, steps) - values).sum()) for steps in (best, widest)]
     assert lost[0] < 0.8 * lost[1]
-
-
-def test_room_for_more() -> None:
-    values = CASES["normal"].astype(np.float32)
-    narrow, wide = (widest_steps(of(values), 16, room) for room in (1.0, 2.0))
-    assert wide.scale == pytest.approx(2 * narrow.scale)
-    assert np.abs(stored(1.9 * values, wide) - 1.9 * values).max() <= wide.scale
-    assert np.abs(stored(1.9 * values, narrow) - 1.9 * values).max() > 100 * narrow.scale
 
 
 def test_pieces_are_as_good_as_the_whole() -> None:
     values = CASES["far ones"].astype(np.float32)
     whole, pieces = of(values), of(*np.array_split(values, 17), np.empty(0, np.float32))
     assert best_steps(whole, 8) == best_steps(pieces, 8)
-    assert widest_steps(whole.__class__(), 8).scale == 1  # of nothing, and of zeros
+    assert best_steps(Distribution(), 8).scale == 1  # of nothing, and of zeros
     assert best_steps(of(np.zeros(9, np.float32)), 8).error == 0

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx_packages import export
 from tiny_checkpoints import checkpoint, torch_and_transformers, wordpiece_json
 
 from edgeinfer import LLM
 from edgeinfer.converters.to_gguf import Options, convert
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.errors import ContextOverflow, FormatError, UnsupportedModel
 from edgeinfer.onnx import package
 
@@ -109,7 +109,7 @@ def test_onnx_packages_of_encoders(case: str, tmp_path: Path) -> None:
     made = convert(folder, tmp_path / "model.gguf", Options("F32"))
     wanted = [theirs(model, folder, text, "mean") for text in TEXTS]
     for quant, least, most in (("keep", 0.99999, 1e-4), ("int8", 0.99, 0.2)):
-        export(made.written.path, tmp_path / quant, quant=quant)  # type: ignore[arg-type]
+        export(made.written.path, tmp_path / quant, quant=quant)
         with LLM(str(tmp_path / quant)) as llm:
             assert llm.info.architecture == made.architecture
             ours = llm.embed(TEXTS, normalize=False)
@@ -175,7 +175,7 @@ def test_minilm(tmp_path: Path) -> None:
     assert made["F16"].tokenizer_differs == []
     least = {str(tmp_path / "F16.gguf"): 0.9999, str(tmp_path / "Q8_0.gguf"): 0.999}
     for onnx, bound in (("keep", 0.99999), ("int8", 0.999)):
-        export(made["F32"].written.path, tmp_path / onnx, quant=onnx)  # type: ignore[arg-type]
+        export(made["F32"].written.path, tmp_path / onnx, quant=onnx)
         least[str(tmp_path / onnx)] = bound
     for path, bound in least.items():
         with LLM(path) as llm:

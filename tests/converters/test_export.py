@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from gguf_files import F32, STRING, U32, File, Tensor
+from onnx_packages import export
 from onnx_runs import Dynamic, Static, divergence
 from small_models import small_model, written
 
 from edgeinfer import gguf
 from edgeinfer.converters.sources import GGUFSource
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.converters.to_onnx.requantize import values
 from edgeinfer.engines.base import EngineConfig, Slice
 from edgeinfer.engines.llamacpp import LlamaCppEngine
@@ -136,7 +136,7 @@ def test_every_type_of_weights(type_name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("quant", ["int8", "int4"])
 def test_requantizing_says_what_it_costs(quant: str, tmp_path: Path) -> None:
     model = written(small_model("llama", default="F16"), tmp_path)
-    made = export(model, tmp_path / "out", quant=quant)  # type: ignore[arg-type]
+    made = export(model, tmp_path / "out", quant=quant)
     measured = made.measured
     assert (0.001 < measured["relative_error"] < 0.006) if quant == "int8" else measured["relative_error"] > 0.05
     assert made.tensors["blk.0.attn_q.weight"].form == ("nbits8" if quant == "int8" else "nbits4")

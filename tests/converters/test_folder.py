@@ -17,10 +17,10 @@ from types import SimpleNamespace
 from typing import IO, Any
 
 import pytest
+from onnx_packages import export
 from small_models import small_model, written
 
 from edgeinfer import files
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.converters.to_onnx.folder import new_folder
 from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.onnx import package
@@ -165,6 +165,22 @@ def test_faults_from_outside(mode: str, model: Path, tmp_path: Path, capsys: pyt
     assert conversion_faults.main([*command, "--times", "3"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["runs"], found["damaged"], found["left"], found["ok"]) == (3, [], [], True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
+@pytest.mark.parametrize(("mode", "target"), [("full", "gguf:iq4_nl"), ("kills", "onnx:int8-static")])
+def test_faults_of_quantize(
+    mode: str, target: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the GGUF file itself, or of a package that is made of it first; of a type that learns from a text."""
+    import conversion_faults
+
+    (tmp_path / "words.txt").write_text("Of all the things that words can do, the best is to be read aloud. " * 30)
+    command = [mode, "tiny", "--from-gguf", str(model), "--quantize", target, "--folder", str(tmp_path / "work")]
+    learning = ["--calibrate", str(tmp_path / "words.txt")] if "static" in target else []
+    assert conversion_faults.main([*command, *learning, "--times", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["quantize"], found["runs"], found["damaged"], found["left"]) == (target, 2, [], [])
 
 
 def test_a_disk_without_room(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

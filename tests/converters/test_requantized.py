@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,25 @@ import onnx
 import pytest
 from checkpoint_cases import BASE, CASES, LONG
 from onnx.numpy_helper import to_array
-from onnx_packages import damaged, rewritten
+from onnx_packages import damaged, export, options, rewritten
 from onnx_runs import Dynamic, divergence
 from small_models import Heard, small_model, written
 from tiny_checkpoints import byte_level_json, checkpoint, token_ids, torch_and_transformers, wordpiece_json
 
-from edgeinfer.converters.sources import TensorSource
-from edgeinfer.converters.to_onnx.export import VARIANTS, export
-from edgeinfer.converters.to_onnx.mixture import FormOverride, Mixture
+from edgeinfer import gguf
+from edgeinfer.calibrate import Hessians, PackageReader, Sample, Watcher
+from edgeinfer.converters.sources import GGUFSource, TensorSource
+from edgeinfer.converters.to_onnx.activations import Activations
+from edgeinfer.converters.to_onnx.calibrated import export_calibrated
+from edgeinfer.converters.to_onnx.forms import Parts, decoded, joined
+from edgeinfer.converters.to_onnx.mixture import FormOverride
 from edgeinfer.converters.to_onnx.opening import opened
+from edgeinfer.converters.to_onnx.options import VARIANTS
 from edgeinfer.converters.to_onnx.requantize import Quant, values
 from edgeinfer.converters.to_onnx.requantized import quantize_package
 from edgeinfer.converters.to_onnx.rounding import Rounding
-from edgeinfer.errors import EdgeInferError, FormatError, UnsupportedModel, UnsupportedQuant, UsageError
+from edgeinfer.converters.to_onnx.table import stored_table
+from edgeinfer.errors import EdgeInferError, FormatError, UnsupportedModel, UsageError
 from edgeinfer.onnx import package
 
 torch_and_transformers()
@@ -58,7 +64,8 @@ def model_of(case: str, folder: Path) -> Path:
 
 def quantized(folder: Path, out: Path, quant: Quant, *overrides: str, **more: Any) -> package.Package:
     asked = [FormOverride(*each.split("=")) for each in overrides]  # type: ignore[arg-type]
-    return quantize_package(folder, out, Mixture(quant, more.pop("block", 32), tuple(asked)), **more)
+    progress, reader = more.pop("progress", None), more.pop("reader", None)
+    return quantize_package(folder, out, options(quant=quant, overrides=asked, **more), progress, reader)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -131,7 +138,7 @@ def test_columns_are_rows_otherwise(tmp_path: Path) -> None:
     folder, _ = checkpoint(tmp_path / "model", "Qwen2", config)
     odd = FormOverride("output", "int4")
     for name, variants in (("both", ("cpu", "npu")), ("npu", ("npu",))):
-        export(folder, tmp_path / name, quant="int4", overrides=[odd], variant=variants, n_ctx=64)  # type: ignore[arg-type]
+        export(folder, tmp_path / name, quant="int4", overrides=[odd], variant=variants, n_ctx=64)
         quantized(tmp_path / name, tmp_path / f"{name}-bf16", "bf16")
     both, alone = (contents(tmp_path / f"{name}-bf16") for name in ("both", "npu"))
     assert {name: both[name] for name in both if name.startswith("npu/")} == {
@@ -242,6 +249,117 @@ def test_the_inputs_alone_may_change(tmp_path: Path) -> None:
     made = quantized(tmp_path / "int8", tmp_path / "out", "int8-dynamic")
     assert made.mode == "int8-dynamic"
     assert contents(tmp_path / "out") == contents(tmp_path / "int8")
+
+
+# ---- what learns from a text
+
+TEXT = "Of all the things that words can do, the best is to be read aloud by 2 or 3 people. " * 12
+OTHER = "It was 7 in the morning, and nobody had thought of asking who would bring the bread. " * 12
+
+
+def watching(folder: Path, names: Sequence[str]) -> Watcher:
+    return Watcher(folder, Sample.of(TEXT, "words", 256), names)
+
+
+def lost(folder: Path, exact: dict[str, Floats], inputs: PackageReader) -> float:
+    """What products lose of what they would be, squared, over all matrices."""
+    found = weights(folder)
+    fed = {name: each.sums for name, each in inputs.products([*exact]).items()}
+    error, power = (
+        sum(float(((of[name]) @ fed[name] * of[name]).sum()) for name in fed)
+        for of in ({name: found[name] - exact[name] for name in exact}, exact)
+    )
+    return error / power
+
+
+@pytest.mark.parametrize("variants", [("cpu",), ("cpu", "npu")])
+def test_feedback_loses_less(variants: tuple[Any, ...], tmp_path: Path) -> None:
+    """On another text than the one that it learned from."""
+    model = written(small_model("llama", default="F32"), tmp_path)
+    export(model, tmp_path / "f32", quant="f32", variant=variants, n_ctx=64)
+    inputs = Hessians(PackageReader(tmp_path / "f32", Sample.of(TEXT, "words", 512)), 1 << 30)
+    made = quantized(tmp_path / "f32", tmp_path / "gptq", "int4", rounding=Rounding("gptq", inputs))
+    quantized(tmp_path / "f32", tmp_path / "rtn", "int4")
+    assert {*made.variants} == {*variants}
+    assert made.tensors["blk.0.ffn_up.weight"] == package.TensorForm("F32", "nbits4", 32)
+    exact, other = weights(model), PackageReader(tmp_path / "f32", Sample.of(OTHER, "other", 512))
+    assert lost(tmp_path / "gptq", exact, other) < 0.7 * lost(tmp_path / "rtn", exact, other)
+
+
+@pytest.mark.parametrize(("quant", "bits"), [("int8-static", 16), ("int8-static", 8), ("int4-static", 8)])
+def test_ranges_are_those_that_the_source_gets(quant: Quant, bits: Any, tmp_path: Path) -> None:
+    """Graphs, weights and tables are the same bytes, whatever variant they come from."""
+    model = written(small_model("gemma3", default="F32"), tmp_path)
+    asked: dict[str, Any] = {"quant": quant, "variant": ("npu",), "n_ctx": 192}
+    wanted = export_calibrated(model, tmp_path / "wanted", watching, options(activations=Activations(bits), **asked))
+    for name, variants in (("cpu", ("cpu", "cuda")), ("npu", ("npu",))):
+        export(model, tmp_path / name, variant=variants, n_ctx=192)
+        heard = Heard()
+        more: dict[str, Any] = {"activations": Activations(bits), "reader": watching, "progress": heard}
+        more |= {"n_ctx": 192} if name == "cpu" else {}
+        made = quantized(tmp_path / name, tmp_path / f"{name}-out", quant, **more)
+        assert contents(tmp_path / f"{name}-out") == contents(tmp_path / "wanted")
+        assert (made.tensors, made.measured, made.calibration) == (wanted.tensors, wanted.measured, wanted.calibration)
+        assert [*made.variants] == ["npu"]
+        left = [note for note in heard.notes if "nothing is made" in note]
+        assert left == ([f"{quant} is for NPUs: of variant cpu and cuda nothing is made"] if name == "cpu" else [])
+    assert sorted(path.name for path in tmp_path.iterdir() if "partial" in path.name) == []
+
+
+@pytest.mark.parametrize("type_name", ["Q8_0", "Q6_K", "Q4_K"])
+def test_a_table_of_blocks(type_name: str, tmp_path: Path) -> None:
+    """Is exact where GGUF has such blocks, and nearly so where it has not."""
+    model = written(small_model("llama", default=type_name), tmp_path)
+    export(model, tmp_path / "cpu")
+    quantized(
+        tmp_path / "cpu", tmp_path / "out", "int8-static", reader=watching, activations=Activations(16), n_ctx=192
+    )
+    name = "token_embd.weight"
+    wanted = weights(tmp_path / "cpu")[name]
+    file = gguf.read_structure(tmp_path / "out" / "npu" / "token_embd.gguf")
+    with GGUFSource(file) as source:
+        found = tensor_of(source, name)
+    assert file.tensors[name].type.name == ("Q8_0" if type_name == "Q8_0" else "F16")
+    np.testing.assert_allclose(found, wanted, rtol=0 if type_name == "Q8_0" else 1e-3, atol=1e-6)
+
+
+def test_a_table_of_great_scales(tmp_path: Path) -> None:
+    """Which halves cannot hold; those of 8 bits are no halves then either."""
+    model = written(small_model("llama", default="Q8_0"), tmp_path)
+    export(model, tmp_path / "cpu")
+    table = stored_table(Scaled(tmp_path / "cpu", 3e6))
+    assert table[1].name == "F32"
+    assert np.isfinite(table[2](0, 300).view("<f4")).all()
+
+
+class Scaled:
+    """A package's tensors, with other scales."""
+
+    def __init__(self, folder: Path, by: float) -> None:
+        self.label, self._by = "scaled", np.float32(by)
+        with opened(folder) as model:
+            self.tensors = dict(model.source.tensors)
+            self._rows = model.source.rows("token_embd.weight", 0, 300)
+
+    def rows(self, name: str, first: int, n_rows: int) -> npt.NDArray[np.uint8]:
+        parts = decoded(self.tensors[name].type, self._rows[first : first + n_rows])
+        return joined(Parts(parts.q, parts.scales * self._by))
+
+
+def test_no_integers_for_every_model(tmp_path: Path) -> None:
+    for case, why in (("mixtral", "its experts are chosen as it runs"), ("bert", "it is an encoder")):
+        export(model_of(case, tmp_path / case), tmp_path / f"{case}-f16", quant="f16")
+        with pytest.raises(UnsupportedModel, match=f"variant npu has graphs of fixed shapes, and {why}"):
+            quantized(
+                *(tmp_path / f"{case}-f16", tmp_path / "out", "int8-static"),
+                reader=watching,
+                activations=Activations(16),
+            )
+    with pytest.raises(UsageError, match="finds the ranges of what products take on a text; give one"):
+        quantized(tmp_path / "bert-f16", tmp_path / "out", "int8-static", activations=Activations(16))
+    with pytest.raises(UsageError, match="has no variant npu, whose graphs alone have a context"):
+        quantized(tmp_path / "bert-f16", tmp_path / "out", "int8", n_ctx=64)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bert", "bert-f16", "mixtral", "mixtral-f16"]
 
 
 # ---- what is refused
@@ -393,15 +511,6 @@ def test_another_models_vocabulary(tmp_path: Path) -> None:
     damaged(tmp_path / "first-f32", lambda manifest: manifest["files"].update({package.VOCABULARY: described}))
     with pytest.raises(FormatError, match=r"tensors of a qwen2 model; missing: 'blk\.0\.attn_k\.bias'"):
         quantized(tmp_path / "first-f32", tmp_path / "out", "int8")
-
-
-def test_modes_that_are_more_than_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, _ = checkpoint(tmp_path / "model", "Llama", SMALL)
-    export(folder, tmp_path / "int8", quant="int8")
-    monkeypatch.setattr(package, "MODES", (*package.MODES, "int8-other"))
-    damaged(tmp_path / "int8", lambda manifest: manifest["quantization"].update(mode="int8-other"))
-    with pytest.raises(UnsupportedQuant, match="is int8-other, which is more than its weights"):
-        quantized(tmp_path / "int8", tmp_path / "out", "int4")
 
 
 def test_no_architecture_that_we_do_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

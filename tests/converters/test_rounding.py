@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from onnx_packages import small_package
+from onnx_packages import export, small_package
 from small_models import small_model, written
 
 from edgeinfer import gguf, kernels
 from edgeinfer.calibrate import Calibrator, Hessians, Sample
+from edgeinfer.converters.quantize import gptq
 from edgeinfer.converters.quantize.feedback import FED_BACK, fed_back
 from edgeinfer.converters.quantize.gptq import Feedback, Grid
 from edgeinfer.converters.quantize.ours import floats_of, quantize_ours, to_be_fed_back
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.converters.to_onnx.forms import Form, Parts
 from edgeinfer.converters.to_onnx.rounding import Rounding, nearest
 from edgeinfer.converters.to_onnx.steps import Steps, best_scales, quants_of
@@ -117,6 +117,18 @@ def test_a_matrix_without_inputs_is_named() -> None:
 def test_methods_that_cannot_be(method: str, inputs: Known | None) -> None:
     with pytest.raises(UsageError):
         Rounding(method, inputs)  # type: ignore[arg-type]
+
+
+def test_what_is_factored_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it was not done in blocks, and a matrix of 16384 columns ended the process."""
+    rows, x = weights(), correlated()
+    whole = fed(x.T @ x, rows)
+    monkeypatch.setattr(gptq, "_BLOCK", 96)
+    blocks = fed(x.T @ x, rows)
+    assert (whole != blocks).mean() < 1e-3
+    x[:, 5] = np.nan
+    with pytest.raises(ValueError, match="not numbers"):
+        Feedback(x.T @ x)
 
 
 def error(rows: Floats, scales: Floats, weighted: Floats, power: float) -> float:

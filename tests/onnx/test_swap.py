@@ -14,11 +14,10 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
-from onnx_packages import damaged, rewritten, small_package
+from onnx_packages import damaged, export, rewritten, small_package
 from operator_graphs import Floats
 from small_models import small_model, written
 
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.converters.to_onnx.requantize import Quant
 from edgeinfer.errors import EdgeInferError, FormatError, UnsupportedModel
 from edgeinfer.onnx import operators, package
