@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from edgeinfer.bodies.tools import plain_messages
 from edgeinfer.core import Answer, GenerationStats, Token
 from edgeinfer.server.config import Limits
 from edgeinfer.server.metrics import Metrics
 from edgeinfer.server.problems import Problem
-from edgeinfer.server.tools import plain_messages
 from edgeinfer.server.waiting import in_time
 from edgeinfer.server.workers.model import Model, Reply
 from edgeinfer.server.workers.models import Models

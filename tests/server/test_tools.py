@@ -13,8 +13,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from serving import CALL, PARAMETERS, events, opened, spec, user
 from starlette.testclient import TestClient
 
-from edgeinfer.server import formats
-from edgeinfer.server.tools import CallParser, ToolCall, plain_messages
+from edgeinfer.bodies import formats
+from edgeinfer.bodies.tools import CallParser, ToolCall, plain_messages
 
 CHAT = "/v1/chat/completions"
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": PARAMETERS}}]

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from edgeinfer.bodies.fields import Body
 from edgeinfer.server.api.completions import TokenIds
-from edgeinfer.server.api.fields import Body
 from edgeinfer.server.asking import Asking
 from edgeinfer.server.problems import JSON, Problem
 from edgeinfer.server.sse import unless_left

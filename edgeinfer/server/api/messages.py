@@ -11,13 +11,14 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from edgeinfer.bodies import formats
+from edgeinfer.bodies.fields import Body, Function, Number, Toolbox, text_of, toolbox
+from edgeinfer.bodies.tools import CallParser, ToolCall, plain_messages
 from edgeinfer.core import Answer, GenerationStats, Token
-from edgeinfer.server import formats, problems
-from edgeinfer.server.api.fields import Body, Function, Number, Toolbox, text_of, toolbox
+from edgeinfer.server import problems
 from edgeinfer.server.asking import Ask, Asking, Running, timings, usage
 from edgeinfer.server.problems import JSON, Problem
 from edgeinfer.server.sse import EventStream, event, unless_left
-from edgeinfer.server.tools import CallParser, ToolCall, plain_messages
 
 __all__ = ["MessagesBody", "router"]
 

@@ -176,6 +176,10 @@ class Model:
         """We ourselves did not run for so long: the model may not have either."""
         self._moved += late_s
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of a token that log-probabilities have named."""
+        return self.pieces.get(token_id, b"")
+
     # ---- asking
 
     async def answer(self, prompt: Any, options: Mapping[str, Any], *, suffix: str | None = None) -> Reply:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgeinfer.core import Answer, GenerationStats, Token
-from edgeinfer.server.workers.model import Model
 
-__all__ = ["LEAST_LOGPROB", "chosen_logprobs", "finish_word", "legacy_logprobs", "usage_part"]
+__all__ = [
+    "LEAST_LOGPROB",
+    "TokenBytes",
+    "chosen_logprobs",
+    "finish_word",
+    "finite",
+    "legacy_logprobs",
+    "token_logprob",
+    "usage_part",
+]
+
+TokenBytes = Callable[[int], bytes]
+"""The bytes that a token adds to a text."""
 
 LEAST_LOGPROB = -9999.0
 """JSON has no infinity; OpenAI writes this for what is as good as impossible."""
@@ -38,24 +49,24 @@ def finite(logprob: float | None) -> float:
     return logprob if logprob is not None and math.isfinite(logprob) else LEAST_LOGPROB
 
 
-def _named(token_id: int, logprob: float | None, model: Model) -> dict[str, Any]:
-    piece = model.pieces.get(token_id, b"")
+def _named(token_id: int, logprob: float | None, text: TokenBytes) -> dict[str, Any]:
+    piece = text(token_id)
     return {"token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": finite(logprob)}
 
 
-def token_logprob(token: Token, model: Model) -> dict[str, Any]:
+def token_logprob(token: Token, text: TokenBytes) -> dict[str, Any]:
     """A token, its bytes, and what else might have come."""
-    top = [_named(choice.token_id, choice.logprob, model) for choice in token.top]
-    return {**_named(token.id, token.logprob, model), "top_logprobs": top}
+    top = [_named(choice.token_id, choice.logprob, text) for choice in token.top]
+    return {**_named(token.id, token.logprob, text), "top_logprobs": top}
 
 
-def chosen_logprobs(tokens: Sequence[Token], model: Model) -> dict[str, Any] | None:
+def chosen_logprobs(tokens: Sequence[Token], text: TokenBytes) -> dict[str, Any] | None:
     """``logprobs`` of a choice; None where none were asked for."""
-    chosen = [token_logprob(token, model) for token in tokens if token.logprob is not None and token.id >= 0]
+    chosen = [token_logprob(token, text) for token in tokens if token.logprob is not None and token.id >= 0]
     return {"content": chosen, "refusal": None} if chosen else None
 
 
-def legacy_logprobs(tokens: Sequence[Token], model: Model, offset: int) -> dict[str, Any] | None:
+def legacy_logprobs(tokens: Sequence[Token], text: TokenBytes, offset: int) -> dict[str, Any] | None:
     """``logprobs`` as the completions API writes them. ``offset``: characters before the first token."""
     chosen = [token for token in tokens if token.logprob is not None and token.id >= 0]
     if not chosen:
@@ -65,10 +76,10 @@ def legacy_logprobs(tokens: Sequence[Token], model: Model, offset: int) -> dict[
         offsets.append(offset)
         offset += len(token.text)
     return {
-        "tokens": [_named(token.id, None, model)["token"] for token in chosen],
+        "tokens": [_named(token.id, None, text)["token"] for token in chosen],
         "token_logprobs": [finite(token.logprob) for token in chosen],
         "top_logprobs": [
-            {_named(choice.token_id, None, model)["token"]: finite(choice.logprob) for choice in token.top}
+            {_named(choice.token_id, None, text)["token"]: finite(choice.logprob) for choice in token.top}
             for token in chosen
         ],
         "text_offset": offsets,

@@ -6,11 +6,9 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
+from edgeinfer.bodies.parts import TokenBytes, token_logprob
+from edgeinfer.bodies.tools import CallParser, ToolCall, arguments_of
 from edgeinfer.core import Token
-from edgeinfer.server.api.fields import arguments_of
-from edgeinfer.server.api.openai_parts import token_logprob
-from edgeinfer.server.tools import CallParser, ToolCall
-from edgeinfer.server.workers.model import Model
 
 __all__ = ["Output"]
 
@@ -20,9 +18,9 @@ Events = list[tuple[str, dict[str, Any]]]
 class Output:
     """``names``: the functions whose calls are looked for. ``items`` is the output so far."""
 
-    def __init__(self, model: Model, names: Collection[str]) -> None:
+    def __init__(self, text: TokenBytes, names: Collection[str]) -> None:
         self.items: list[dict[str, Any]] = []
-        self._model = model
+        self._token_bytes = text
         self._parser = CallParser(names) if names else None
         self._open: dict[str, Any] | None = None  # the message that text goes to
         self._calls: list[ToolCall] = []
@@ -31,7 +29,7 @@ class Output:
         parts: list[str | ToolCall] = self._parser.feed(token.text) if self._parser else [token.text]
         logprobs = []
         if token.logprob is not None and token.id >= 0:
-            logprobs = [token_logprob(token, self._model)]
+            logprobs = [token_logprob(token, self._token_bytes)]
         events: Events = []
         for part in parts:
             if isinstance(part, str) and (part or logprobs):

@@ -13,9 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgeinfer.server.formats import CALL_BEGIN, CALL_END
+from edgeinfer.bodies.formats import CALL_BEGIN, CALL_END
 
-__all__ = ["CallParser", "ToolCall", "plain_messages"]
+__all__ = ["CallParser", "ToolCall", "arguments_of", "plain_messages"]
 
 _FENCE = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
 _MAY_BE_CALL = re.compile(r"\s*(?:\{|`{1,3}(?:\s|$)|```(?:j|js|jso|json)?(?:$|[\s{])|$)")
@@ -105,6 +105,15 @@ class CallParser:
                 if isinstance(arguments, str):
                     return ToolCall(value["name"], arguments)
         return None
+
+
+def arguments_of(text: str) -> Any:
+    """The arguments of an earlier call for a template, which writes them as JSON itself; text that is none stays
+    text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 # ---- for templates that know no tools
