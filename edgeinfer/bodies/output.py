@@ -6,8 +6,9 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
+from edgeinfer.bodies.calls import CallBegun, CallEnded, CallParser, CallPart, Part
 from edgeinfer.bodies.parts import TokenBytes, token_logprob
-from edgeinfer.bodies.tools import CallParser, ToolCall, arguments_of
+from edgeinfer.bodies.tools import arguments_of
 from edgeinfer.core import Token
 
 __all__ = ["Output"]
@@ -23,10 +24,9 @@ class Output:
         self._token_bytes = text
         self._parser = CallParser(names) if names else None
         self._open: dict[str, Any] | None = None  # the message that text goes to
-        self._calls: list[ToolCall] = []
 
     def feed(self, token: Token) -> Events:
-        parts: list[str | ToolCall] = self._parser.feed(token.text) if self._parser else [token.text]
+        parts: list[Part] = self._parser.feed(token.text) if self._parser else [token.text]
         logprobs = []
         if token.logprob is not None and token.id >= 0:
             logprobs = [token_logprob(token, self._token_bytes)]
@@ -35,7 +35,7 @@ class Output:
             if isinstance(part, str) and (part or logprobs):
                 events += self._text(part, logprobs)
                 logprobs = []
-            elif isinstance(part, ToolCall):
+            elif not isinstance(part, str):
                 events += self._call(part)
         return events
 
@@ -43,7 +43,7 @@ class Output:
         """Nothing follows. There is always something: an empty message where there was no answer."""
         events: Events = []
         for part in self._parser.flush() if self._parser else []:
-            events += self._call(part) if isinstance(part, ToolCall) else self._text(part, [])
+            events += self._text(part, []) if isinstance(part, str) else self._call(part)
         if not self.items:
             events += self._begin()
         return events + self._close("incomplete" if cut else "completed")
@@ -52,16 +52,16 @@ class Output:
         """All of it as one turn of a conversation, for a template."""
         texts = [item["content"][0]["text"] for item in self.items if item["type"] == "message"]
         message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
-        if self._calls:
-            message["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": arguments_of(call.arguments)},
-                }
-                for call in self._calls
-            ]
-        return message
+        calls = [
+            {
+                "id": item["call_id"],
+                "type": "function",
+                "function": {"name": item["name"], "arguments": arguments_of(item["arguments"])},
+            }
+            for item in self.items
+            if item["type"] == "function_call"
+        ]
+        return {**message, "tool_calls": calls} if calls else message
 
     # ---- messages
 
@@ -104,25 +104,25 @@ class Output:
 
     # ---- calls
 
-    def _call(self, call: ToolCall) -> Events:
-        events = self._close()
-        item = {
-            "id": f"fc_{uuid.uuid4().hex}",
-            "type": "function_call",
-            "call_id": call.id,
-            "name": call.name,
-            "arguments": call.arguments,
-            "status": "completed",
-        }
-        self.items.append(item)
-        self._calls.append(call)
+    def _call(self, part: CallBegun | CallPart | CallEnded) -> Events:
+        if isinstance(part, CallBegun):
+            return self._begin_call(part)
+        item = self.items[-1]
         at = {"output_index": len(self.items) - 1}
         where = {**at, "item_id": item["id"]}
-        done = {**where, "arguments": call.arguments, "name": call.name}
+        if isinstance(part, CallPart):
+            item["arguments"] += part.text
+            return [("response.function_call_arguments.delta", {**where, "delta": part.text})] if part.text else []
+        item["status"] = "completed" if part.whole else "incomplete"
+        done = {**where, "arguments": item["arguments"], "name": item["name"]}
         return [
-            *events,
-            ("response.output_item.added", {**at, "item": {**item, "arguments": "", "status": "in_progress"}}),
-            ("response.function_call_arguments.delta", {**where, "delta": call.arguments}),
             ("response.function_call_arguments.done", done),
-            ("response.output_item.done", {**at, "item": item}),
+            ("response.output_item.done", {**at, "item": dict(item)}),
         ]
+
+    def _begin_call(self, part: CallBegun) -> Events:
+        events = self._close()
+        item = {"id": f"fc_{uuid.uuid4().hex}", "type": "function_call", "call_id": part.id, "name": part.name}
+        item |= {"arguments": "", "status": "in_progress"}
+        self.items.append(item)
+        return [*events, ("response.output_item.added", {"output_index": len(self.items) - 1, "item": dict(item)})]

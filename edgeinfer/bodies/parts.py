@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from edgeinfer.bodies.calls import ToolCall
 from edgeinfer.core import Answer, GenerationStats, Token
 
 __all__ = [
     "LEAST_LOGPROB",
     "TokenBytes",
+    "chat_choice",
     "chosen_logprobs",
     "finish_word",
     "finite",
@@ -26,9 +28,36 @@ LEAST_LOGPROB = -9999.0
 """JSON has no infinity; OpenAI writes this for what is as good as impossible."""
 
 
-def finish_word(answer: Answer) -> str:
-    """OpenAI's word: an answer that its deadline has cut is one that was cut."""
+def finish_word(answer: Answer, *, called: bool = False, whole: bool = True) -> str:
+    """OpenAI's word: an answer that its deadline has cut is one that was cut. ``called``: there are tool calls in it;
+    ``whole``: the last of them has an end."""
+    if called and (whole or answer.finish_reason == "stop"):
+        return "tool_calls"
     return "stop" if answer.finish_reason == "stop" else "length"
+
+
+def message_part(parts: Sequence[str | ToolCall]) -> dict[str, Any]:
+    """The message of a chat choice, from the texts and calls of an answer."""
+    calls = [part for part in parts if isinstance(part, ToolCall)]
+    text = "".join(part for part in parts if isinstance(part, str))
+    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    if calls:
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in calls
+        ]
+    return message
+
+
+def chat_choice(i: int, answer: Answer, parts: Sequence[str | ToolCall], text: TokenBytes) -> dict[str, Any]:
+    """A choice of a chat completion, whose answer says ``parts``."""
+    calls = [part for part in parts if isinstance(part, ToolCall)]
+    return {
+        "index": i,
+        "message": message_part(parts),
+        "logprobs": chosen_logprobs(answer.tokens, text),
+        "finish_reason": finish_word(answer, called=bool(calls), whole=not calls or calls[-1].whole),
+    }
 
 
 def usage_part(stats: GenerationStats) -> dict[str, Any]:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from edgeinfer.bodies.calls import CallBegun, CallEnded, CallParser, CallPart, Part, calls_in
 from edgeinfer.bodies.chat import ChatBody
 from edgeinfer.bodies.fields import Toolbox
-from edgeinfer.bodies.parts import chosen_logprobs, finish_word, usage_part
-from edgeinfer.bodies.tools import CallParser, ToolCall
+from edgeinfer.bodies.parts import chat_choice, chosen_logprobs, finish_word, usage_part
 from edgeinfer.core import Answer, Token
 from edgeinfer.server.asking import Ask, Asking, Running, timings, usage
 from edgeinfer.server.problems import JSON, told
 from edgeinfer.server.sse import EventStream, event, unless_left
-from edgeinfer.server.workers.model import Model
 
 __all__ = ["router"]
 
@@ -40,30 +39,13 @@ async def chat(request: Request, body: ChatBody) -> Response:
         answers = await unless_left(request, running.answers())
     finally:
         await running.close()
-    choices = [_choice(i, answer, box, running.model) for i, answer in enumerate(answers)]
+    choices = [
+        chat_choice(i, answer, calls_in(answer.text, box.names), running.model.token_bytes)
+        for i, answer in enumerate(answers)
+    ]
     stats = usage(answers)
     costs = {"usage": usage_part(stats), "timings": timings(answers[0].stats)}
     return JSON({**head, "object": "chat.completion", "choices": choices, **costs})
-
-
-def _choice(i: int, answer: Answer, box: Toolbox, model: Model) -> dict[str, Any]:
-    parser = CallParser(box.names) if box.names else None
-    parts = [*parser.feed(answer.text), *parser.flush()] if parser else [answer.text]
-    calls = [part for part in parts if isinstance(part, ToolCall)]
-    text = "".join(part for part in parts if isinstance(part, str))
-    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
-    if calls:
-        message["tool_calls"] = [_call(call) for call in calls]
-    return {
-        "index": i,
-        "message": message,
-        "logprobs": chosen_logprobs(answer.tokens, model.token_bytes),
-        "finish_reason": "tool_calls" if calls else finish_word(answer),
-    }
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 # ---- streams
@@ -85,30 +67,51 @@ async def _chunks(running: Running, box: Toolbox, head: dict[str, Any], costs: b
 
 async def _deltas(running: Running, box: Toolbox) -> AsyncIterator[dict[str, Any]]:
     """Choices of chunks: a role, then text and calls as they become certain, then why it ended."""
-    parsers: dict[int, CallParser] = {}
-    n_calls: dict[int, int] = {}
+    choices: dict[int, _Choice] = {}
     async for i, got in running.events():
-        if i not in n_calls:
-            n_calls[i] = 0
-            parsers[i] = CallParser(box.names)
+        if i not in choices:
+            choices[i] = _Choice(box)
             yield _delta(i, {"role": "assistant", "content": "", "refusal": None})
+        logprobs = None
         if isinstance(got, Token):
-            parts = parsers[i].feed(got.text) if box.names else [got.text]
             logprobs = chosen_logprobs((got,), running.model.token_bytes)
-        else:
-            parts, logprobs = parsers[i].flush() if box.names else [], None
-        for part in parts:
-            if isinstance(part, ToolCall):
-                yield _delta(i, {"tool_calls": [{"index": n_calls[i], **_call(part)}]})
-                n_calls[i] += 1
-            elif part:
-                yield _delta(i, {"content": part}, logprobs)
-                logprobs = None
+        for delta in choices[i].deltas(got):
+            yield _delta(i, delta, logprobs)
+            logprobs = None
         if logprobs:  # its text is held back
             yield _delta(i, {"content": ""}, logprobs)
         if isinstance(got, Answer):
-            reason = "tool_calls" if n_calls[i] else finish_word(got)
-            yield {**_delta(i, {}), "finish_reason": reason, "timings": timings(got.stats)}
+            yield {**_delta(i, {}), "finish_reason": choices[i].reason(got), "timings": timings(got.stats)}
+
+
+class _Choice:
+    """One answer of a stream. Of a call the first delta has its name, those that follow its arguments as they are
+    written."""
+
+    def __init__(self, box: Toolbox) -> None:
+        self._parser = CallParser(box.names) if box.names else None
+        self._n_calls = 0
+        self._whole = True
+
+    def deltas(self, got: Token | Answer) -> Iterator[dict[str, Any]]:
+        parts: list[Part] = [got.text] if isinstance(got, Token) else []
+        if self._parser is not None:
+            parts = self._parser.feed(got.text) if isinstance(got, Token) else self._parser.flush()
+        for part in parts:
+            if isinstance(part, CallEnded):
+                self._whole = part.whole
+            elif isinstance(part, CallBegun):
+                function = {"name": part.name, "arguments": ""}
+                call = {"index": self._n_calls, "id": part.id, "type": "function", "function": function}
+                self._n_calls += 1
+                yield {"tool_calls": [call]}
+            elif isinstance(part, CallPart) and part.text:
+                yield {"tool_calls": [{"index": self._n_calls - 1, "function": {"arguments": part.text}}]}
+            elif isinstance(part, str) and part:
+                yield {"content": part}
+
+    def reason(self, answer: Answer) -> str:
+        return finish_word(answer, called=self._n_calls > 0, whole=self._whole)
 
 
 def _delta(i: int, delta: dict[str, Any], logprobs: Any = None) -> dict[str, Any]:
