@@ -64,8 +64,9 @@ Part = str | CallBegun | CallPart | CallEnded
 """Of an answer, in order: text, and calls, each with a beginning, parts of its arguments and an end."""
 
 
-def random_id() -> str:
-    return "call_" + uuid.uuid4().hex[:24]
+def random_id(kind: str = "call") -> str:
+    """A name that nothing else has, such as ``call_…``."""
+    return f"{kind}_{uuid.uuid4().hex}"
 
 
 class CallParser:

@@ -12,7 +12,7 @@ from edgeinfer.bodies.fields import Body, Function, Sampling, StreamOptions, Too
 from edgeinfer.bodies.tools import arguments_of
 from edgeinfer.core import Grammar
 
-__all__ = ["ChatBody", "ChatMessage", "ObjectFormat", "TextFormat", "Tool", "message_for_template"]
+__all__ = ["ChatBody", "ChatMessage", "ObjectFormat", "TextFormat", "Tool", "ToolFields", "message_for_template"]
 
 
 class CalledFunction(Body):
@@ -98,7 +98,26 @@ class RegexFormat(Body):
 Format = Annotated[TextFormat | ObjectFormat | SchemaFormat | RegexFormat, Field(discriminator="type")]
 
 
-class ChatBody(Sampling):
+class ToolFields(Body):
+    """What may be called in an answer, and whether something must be."""
+
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedChoice | None = None
+    parallel_tool_calls: bool | None = None
+
+    def toolbox(self) -> Toolbox:
+        choice, only, word = self.tool_choice, None, "auto"
+        if isinstance(choice, NamedTool):
+            word = f"={choice.function.name}"
+        elif isinstance(choice, AllowedChoice):
+            only, word = [tool.function.name for tool in choice.allowed_tools.tools], choice.allowed_tools.mode
+        elif choice is not None:
+            word = choice
+        functions = [tool.function for tool in self.tools or ()]
+        return toolbox(functions, word, only=only, parallel=self.parallel_tool_calls is not False)
+
+
+class ChatBody(Sampling, ToolFields):
     """A conversation to answer."""
 
     model: str | None = Field(None, description="The name of a model here; without one, the first.")
@@ -111,9 +130,6 @@ class ChatBody(Sampling):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: Format | None = None
-    tools: list[Tool] | None = Field(None, max_length=128)
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedChoice | None = None
-    parallel_tool_calls: bool | None = None
     # What clients send, and what changes nothing on a machine of one's own.
     metadata: dict[str, Any] | None = None
     modalities: list[Literal["text"]] | None = None
@@ -127,17 +143,6 @@ class ChatBody(Sampling):
     store: bool | None = None
     user: str | None = None
     verbosity: str | None = None
-
-    def toolbox(self) -> Toolbox:
-        choice, only, word = self.tool_choice, None, "auto"
-        if isinstance(choice, NamedTool):
-            word = f"={choice.function.name}"
-        elif isinstance(choice, AllowedChoice):
-            only, word = [tool.function.name for tool in choice.allowed_tools.tools], choice.allowed_tools.mode
-        elif choice is not None:
-            word = choice
-        functions = [tool.function for tool in self.tools or ()]
-        return toolbox(functions, word, only=only, parallel=self.parallel_tool_calls is not False)
 
     def options(self, box: Toolbox) -> dict[str, Any]:
         """Options for `LLM.stream`: what is given, and what ``box`` demands. Raises `BodyError` for what does not go

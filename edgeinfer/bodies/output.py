@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
-from edgeinfer.bodies.calls import CallBegun, CallEnded, CallParser, CallPart, Part
+from edgeinfer.bodies.calls import CallBegun, CallEnded, CallParser, CallPart, Part, random_id
 from edgeinfer.bodies.parts import TokenBytes, token_logprob
 from edgeinfer.bodies.tools import arguments_of
 from edgeinfer.core import Token
@@ -17,12 +16,14 @@ Events = list[tuple[str, dict[str, Any]]]
 
 
 class Output:
-    """``names``: the functions whose calls are looked for. ``items`` is the output so far."""
+    """``names``: the functions whose calls are looked for. ``new_id``: makes the name of an item, from its kind.
+    ``items`` is the output so far."""
 
-    def __init__(self, text: TokenBytes, names: Collection[str]) -> None:
+    def __init__(self, text: TokenBytes, names: Collection[str], new_id: Callable[[str], str] = random_id) -> None:
         self.items: list[dict[str, Any]] = []
+        self._new_id = new_id
         self._token_bytes = text
-        self._parser = CallParser(names) if names else None
+        self._parser = CallParser(names, lambda: new_id("call")) if names else None
         self._open: dict[str, Any] | None = None  # the message that text goes to
 
     def feed(self, token: Token) -> Events:
@@ -66,7 +67,7 @@ class Output:
     # ---- messages
 
     def _begin(self) -> Events:
-        item: dict[str, Any] = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "role": "assistant"}
+        item: dict[str, Any] = {"id": self._new_id("msg"), "type": "message", "role": "assistant"}
         item |= {"status": "in_progress", "content": []}
         self.items.append(item)
         self._open = item
@@ -122,7 +123,7 @@ class Output:
 
     def _begin_call(self, part: CallBegun) -> Events:
         events = self._close()
-        item = {"id": f"fc_{uuid.uuid4().hex}", "type": "function_call", "call_id": part.id, "name": part.name}
+        item = {"id": self._new_id("fc"), "type": "function_call", "call_id": part.id, "name": part.name}
         item |= {"arguments": "", "status": "in_progress"}
         self.items.append(item)
         return [*events, ("response.output_item.added", {"output_index": len(self.items) - 1, "item": dict(item)})]

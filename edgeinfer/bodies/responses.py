@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -11,9 +12,9 @@ from edgeinfer.bodies.chat import ObjectFormat, TextFormat
 from edgeinfer.bodies.errors import BodyError
 from edgeinfer.bodies.fields import Body, Function, Sampling, StreamOptions, Toolbox, text_of, toolbox
 from edgeinfer.bodies.tools import arguments_of
-from edgeinfer.core import Grammar
+from edgeinfer.core import Answer, Grammar
 
-__all__ = ["ResponseBody"]
+__all__ = ["ResponseBody", "ended_part"]
 
 
 class Item(Body):
@@ -138,6 +139,13 @@ class ResponseBody(Sampling):
             return formats.schema(wanted.json_schema)
         return formats.any_object() if isinstance(wanted, ObjectFormat) else None
 
+    def conversation(self, history: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+        """Instructions, the ``history`` that it follows on, and the input. Raises `BodyError` where that is nothing."""
+        messages = [*history, *self.messages()]
+        if not messages:
+            raise BodyError("the input holds nothing to respond to", param="input")
+        return [*([{"role": "system", "content": self.instructions}] if self.instructions else []), *messages]
+
     def messages(self) -> list[dict[str, Any]]:
         """The input as templates know it. Calls that follow each other are one turn."""
         if isinstance(self.input, str):
@@ -188,3 +196,21 @@ class ResponseBody(Sampling):
 
 def _given(part: Body) -> dict[str, Any]:
     return part.model_dump(by_alias=True, exclude_none=True)
+
+
+def ended_part(answer: Answer, completed_at: int) -> dict[str, Any]:
+    """What a response says once its answer has ended."""
+    stats, cut = answer.stats, answer.finish_reason != "stop"
+    return {
+        "status": "incomplete" if cut else "completed",
+        "completed_at": completed_at,
+        "error": None,
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "usage": {
+            "input_tokens": stats.n_prompt,
+            "input_tokens_details": {"cached_tokens": stats.n_reused, "cache_write_tokens": 0},
+            "output_tokens": stats.n_generated,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": stats.n_prompt + stats.n_generated,
+        },
+    }

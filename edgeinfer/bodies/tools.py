@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeinfer.bodies.formats import CALL_BEGIN, CALL_END
 
-__all__ = ["arguments_of", "plain_messages"]
+__all__ = ["arguments_of", "for_template", "plain_messages"]
 
 
 def arguments_of(text: str) -> Any:
@@ -18,6 +18,36 @@ def arguments_of(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def for_template(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, *, takes_tools: bool
+) -> tuple[list[Any], Sequence[Any] | None]:
+    """Messages of OpenAI's API, and ``tools``, as a template knows them: ``developer`` is another word for ``system``,
+    no content is an empty one, arguments of earlier calls are values, and where it ``takes_tools`` not, all of that is text."""
+    taken = [_taken(message) for message in messages]
+    if takes_tools or not (tools or any(message["role"] == "tool" or "tool_calls" in message for message in taken)):
+        return taken, tools
+    return plain_messages(taken, tools), None
+
+
+def _taken(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    calls = message.get("tool_calls")
+    if message["role"] != "developer" and calls is None and message.get("content") is not None:
+        return message
+    taken = {name: value for name, value in message.items() if name != "tool_calls"}
+    if taken.get("content") is None:
+        taken["content"] = ""
+    if message["role"] == "developer":
+        taken["role"] = "system"
+    if calls:
+        taken["tool_calls"] = [{**call, "function": _function(call["function"])} for call in calls]
+    return taken
+
+
+def _function(function: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = function["arguments"]
+    return {**function, "arguments": arguments_of(arguments) if isinstance(arguments, str) else arguments}
 
 
 _HEAD = "You may call functions to help with the user's request. Their signatures, one a line:"

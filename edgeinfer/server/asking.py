@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from edgeinfer.bodies.tools import plain_messages
+from edgeinfer.bodies.tools import for_template
 from edgeinfer.core import Answer, GenerationStats, Token
 from edgeinfer.server.config import Limits
 from edgeinfer.server.metrics import Metrics
@@ -100,9 +100,11 @@ class Running:
     def _prompt(self, options: dict[str, Any]) -> Any:
         """The prompt as the model's template can take it."""
         prompt = self._ask.prompt
-        if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict) and not self.model.facts.takes_tools:
-            return plain_messages(prompt, options.pop("tools", None))
-        return prompt
+        if not (isinstance(prompt, list) and prompt and isinstance(prompt[0], dict)):
+            return prompt
+        takes_tools = self.model.facts.takes_tools
+        messages, options["tools"] = for_template(prompt, options.get("tools"), takes_tools=takes_tools)
+        return messages
 
     def _left_s(self) -> float:
         return self._asking.limits.request_s - (time.monotonic() - self._begin)

@@ -154,7 +154,6 @@ BAD: list[tuple[Any, str]] = [
     (line({"messages": ASK}, custom_id=None), "custom_id missing"),
     (line({"messages": ASK}, custom_id=["a"]), "custom_id is a list"),
     (chat(stream=True), "nobody reads a batch as it comes"),
-    (chat(tools=[]), "tools are not supported"),
     (chat(n=0), "n is 0"),
     (chat(top_logprobs=3), "top_logprobs"),
     (chat(temprature=1), "unknown parameter 'temprature'; did you mean 'temperature'?"),

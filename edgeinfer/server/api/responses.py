@@ -12,11 +12,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from edgeinfer.bodies.output import Output
-from edgeinfer.bodies.responses import ResponseBody
+from edgeinfer.bodies.responses import ResponseBody, ended_part
 from edgeinfer.core import Answer, Token
 from edgeinfer.server.api.kept import Kept
-from edgeinfer.server.asking import Ask, Asking, Running, timings, usage
-from edgeinfer.server.problems import JSON, Problem, told
+from edgeinfer.server.asking import Ask, Asking, Running, timings
+from edgeinfer.server.problems import JSON, told
 from edgeinfer.server.sse import EventStream, event, unless_left
 
 __all__ = ["router"]
@@ -29,22 +29,20 @@ async def respond(request: Request, body: ResponseBody) -> Response:
     """Respond to a text or to items."""
     asking: Asking = request.app.state.asking
     kept: Kept = request.app.state.kept
-    box, history = body.toolbox(), body.messages()
+    box = body.toolbox()
+    before: list[dict[str, Any]] = []
     if body.previous_response_id is not None:
-        history = [*kept.history(body.previous_response_id), *history]
-    if not history:
-        raise Problem(400, "the input holds nothing to respond to", param="input")
-    told = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    ask = Ask(body.model, [*told, *history], body.options(box), route="responses")
+        before = kept.history(body.previous_response_id)
+    ask = Ask(body.model, body.conversation(before), body.options(box), route="responses")
     running = await unless_left(request, asking.begin(ask))
     output = Output(running.model.token_bytes, box.names)
     head = {"id": f"resp_{uuid.uuid4().hex}", "created_at": int(time.time()), "model": running.model.name}
     head |= body.described()
 
     def ended(answer: Answer) -> dict[str, Any]:
-        found = {**head, **_end(answer), "output": output.items}
+        found = {**head, **ended_part(answer, int(time.time())), "output": output.items}
         if body.store is not False:
-            kept.keep(found, [*history, output.message()])
+            kept.keep(found, [*before, *body.messages(), output.message()])
         return {**found, "timings": timings(answer.stats)}
 
     if body.stream:
@@ -57,24 +55,6 @@ async def respond(request: Request, body: ResponseBody) -> Response:
         output.feed(token)
     output.end(cut=answers[0].finish_reason != "stop")
     return JSON(ended(answers[0]))
-
-
-def _end(answer: Answer) -> dict[str, Any]:
-    stats = usage([answer])
-    cut = answer.finish_reason != "stop"
-    return {
-        "status": "incomplete" if cut else "completed",
-        "completed_at": int(time.time()),
-        "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-        "usage": {
-            "input_tokens": stats.n_prompt,
-            "input_tokens_details": {"cached_tokens": stats.n_reused, "cache_write_tokens": 0},
-            "output_tokens": stats.n_generated,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": stats.n_prompt + stats.n_generated,
-        },
-    }
 
 
 async def _events(running: Running, output: Output, head: dict[str, Any], ended: Any) -> AsyncGenerator[bytes, None]:
