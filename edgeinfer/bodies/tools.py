@@ -24,7 +24,8 @@ def for_template(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, *, takes_tools: bool
 ) -> tuple[list[Any], Sequence[Any] | None]:
     """Messages of OpenAI's API, and ``tools``, as a template knows them: ``developer`` is another word for ``system``,
-    no content is an empty one, arguments of earlier calls are values, and where it ``takes_tools`` not, all of that is text."""
+    no content is an empty one, arguments of earlier calls are values, and where it takes no tools, all of that is
+    text."""
     taken = [_taken(message) for message in messages]
     if takes_tools or not (tools or any(message["role"] == "tool" or "tool_calls" in message for message in taken)):
         return taken, tools

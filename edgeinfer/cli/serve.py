@@ -142,6 +142,7 @@ def command(**flags: Any) -> None:
         idle_s=config.idle_s,
         stalled_s=config.stalled_s,
         hang_s=config.hang_s,
+        open_s=config.open_s,
         in_process=bool(getattr(sys, "frozen", False)),  # a frozen program is no Python to start another with
         said=notice,
     )
