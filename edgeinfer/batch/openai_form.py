@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -143,8 +144,8 @@ def chat_body(row: Row, answers: Sequence[Answer], model: str, text: TokenBytes)
     """A ``chat.completion``."""
     choices = []
     for i, answer in enumerate(answers):
-        named = namer(row, i)
-        choices.append(chat_choice(i, answer, calls_in(answer.text, row.names, lambda: named("call")), text))  # noqa: B023
+        parts = calls_in(answer.text, row.names, functools.partial(namer(row, i), "call"))
+        choices.append(chat_choice(i, answer, parts, text))
     return {**_head(row, "chatcmpl", "chat.completion", model), "choices": choices, "usage": _usage(answers)}
 
 

@@ -162,8 +162,8 @@ def test_where_the_engine_cannot_be_ended_it_is_left_behind() -> None:
 
 # ---- while a model is opened
 
-OPENING = {**HASTE, "open_s": 2.0}
-HERE = {"open_s": 0.5}  # in this process, where nothing has to start first
+OPENING: dict[str, Any] = {**HASTE, "open_s": 2.0}
+HERE: dict[str, Any] = {"open_s": 0.5}  # in this process, where nothing has to start first
 
 
 async def until_health(app: Guard, status: int, word: str) -> None:
@@ -224,9 +224,10 @@ def test_one_that_never_opens_is_left_to_whoever_asks_next() -> None:
     asyncio.run(main())
 
 
-def test_opening_that_works_for_long_is_no_hang() -> None:
+@pytest.mark.parametrize("where", [OPENING, {"open_s": 1.0}])
+def test_opening_that_works_for_long_is_no_hang(where: dict[str, Any]) -> None:
     async def main() -> None:
-        app = application(spec(busy_s=4.0), **OPENING)
+        app = application(spec(busy_s=2.0 * where["open_s"]), **where)
         async with started(app) as models:
             assert (await ask(app, "hello"))[0] == 200
             assert models.n_restarts == {}

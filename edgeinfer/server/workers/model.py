@@ -180,10 +180,10 @@ class Model:
 
     def silent_s(self) -> float:
         """Seconds without a sign of life while it is being opened: a word, processor time, bytes read or memory taken.
-        0 once it is open. A model in this process shows no other signs than words."""
+        0 once it is open."""
         if self._facts.done() or self._gone:
             return 0.0
-        signs = life.signs(self.pid)
+        signs = life.signs(self.pid, self._transport.thread)
         if signs != self._life:
             self._life, self._seen = signs, time.monotonic()
         return time.monotonic() - self._seen
