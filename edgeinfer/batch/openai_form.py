@@ -19,7 +19,7 @@ import numpy.typing as npt
 from edgeinfer.batch import tooled
 from edgeinfer.batch.fields import JsonObject, custom_id_of, messages_of, options_of, text_of
 from edgeinfer.batch.rows import Computed, Form, Row, RowError, namer
-from edgeinfer.bodies.calls import calls_in
+from edgeinfer.bodies.calls import said
 from edgeinfer.bodies.output import Output
 from edgeinfer.bodies.parts import TokenBytes, chat_choice, finish_word, legacy_logprobs
 from edgeinfer.core import Answer
@@ -73,9 +73,9 @@ def read(record: JsonObject, defaults: Mapping[str, Any], index: int, line: int,
     prompt, options, n = _READERS[form](body, defaults, seed)
     if form == "embedding":
         return Row(index, line, key, form, "", custom_id, options, texts=prompt, model=model)
-    said = {name: body[name] for name in tooled.TOOL_FIELDS if form == "chat" and body.get(name) is not None}
-    names = tooled.read_tools(body, options) if said else ()
-    return Row(index, line, key, form, prompt, custom_id, options, n, names=names, body=said, model=model)
+    tools = {name: body[name] for name in tooled.TOOL_FIELDS if form == "chat" and body.get(name) is not None}
+    names = tooled.read_tools(body, options) if tools else ()
+    return Row(index, line, key, form, prompt, custom_id, options, n, names=names, body=tools, model=model)
 
 
 def _chat(body: JsonObject, defaults: Mapping[str, Any], seed: int) -> tuple[Any, dict[str, Any], int]:
@@ -144,7 +144,7 @@ def chat_body(row: Row, answers: Sequence[Answer], model: str, text: TokenBytes)
     """A ``chat.completion``."""
     choices = []
     for i, answer in enumerate(answers):
-        parts = calls_in(answer.text, row.names, functools.partial(namer(row, i), "call"))
+        parts = said(answer.text, row.names, functools.partial(namer(row, i), "call"))
         choices.append(chat_choice(i, answer, parts, text))
     return {**_head(row, "chatcmpl", "chat.completion", model), "choices": choices, "usage": _usage(answers)}
 

@@ -17,7 +17,7 @@ from typing import Literal
 from edgeinfer.bodies.formats import CALL_BEGIN, CALL_END
 from edgeinfer.bodies.scan import JsonScan
 
-__all__ = ["CallBegun", "CallEnded", "CallParser", "CallPart", "Part", "ToolCall", "calls_in", "joined", "random_id"]
+__all__ = ["CallBegun", "CallEnded", "CallParser", "CallPart", "Part", "Said", "ToolCall", "random_id", "said"]
 
 _HEADING = r'\{{1,2}\s*"name"\s*:\s*"(?P<name>[^"\\\x00-\x1f]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=[{\[])'
 _TAGGED = re.compile(r"\s*" + _HEADING)
@@ -30,12 +30,11 @@ _TRAILING = " \t\r\n}"
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A function to call: ``arguments`` is JSON text, as the model wrote it. ``whole``: it had an end."""
+    """A function to call: ``arguments`` is JSON text, as the model wrote it."""
 
     name: str
     arguments: str
     id: str
-    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,10 @@ def random_id(kind: str = "call") -> str:
 class CallParser:
     """Text of an answer in, its parts out. ``names`` are the functions that may be called; a call of anything else is
     text. ``new_id`` names each call. How the text is cut makes no difference but to where arguments are cut. One answer
-    each."""
+    each.
+
+    ``half``, after `flush`: the answer ended in the middle of a call. One of which not even the name was there is left
+    out where others came before it."""
 
     def __init__(self, names: Collection[str], new_id: Callable[[], str] = random_id) -> None:
         self._names, self._new_id = frozenset(names), new_id
@@ -80,6 +82,8 @@ class CallParser:
         self._state: Literal["text", "head", "arguments", "rest", "after", "raw"] = "text"
         self._scan = JsonScan()
         self._end = ""  # what a call ends with: a tag, a fence, or nothing
+        self.half = False
+        self._n_calls = 0
         self._bare = True  # a call without tags may begin here: nothing else has been said yet
         self._after_call = False  # white space between calls belongs to nobody
 
@@ -103,12 +107,15 @@ class CallParser:
         """What was held back, now that nothing can follow."""
         held, self._held = self._held, ""
         state, self._state = self._state, "text"
+        self.half = state in ("arguments", "raw", "head")
         if state == "arguments":
             return [CallEnded(False)]
         if state == "raw":
             return [CallPart(_without_brace(held)), CallEnded(False)]
         if state == "head":  # a call that broke off, or whose end is missing
-            return self._whole(held) or [CALL_BEGIN + held]
+            call = self._whole(held)
+            self.half = not call
+            return call or ([] if self._n_calls else [CALL_BEGIN + held])
         if state == "text" and self._bare:
             fenced = _FENCED.fullmatch(held.strip())
             call = self._whole(fenced[1] if fenced else held)
@@ -150,7 +157,7 @@ class CallParser:
         return True
 
     def _begin(self, found: list[Part], head: re.Match[str], end: str) -> None:
-        found.append(CallBegun(head["name"], self._new_id()))
+        found.append(self._named(head["name"]))
         self._held, self._state = self._held[head.end() :], "arguments"
         self._scan, self._end = JsonScan(), end
 
@@ -224,8 +231,12 @@ class CallParser:
                 if isinstance(arguments, (dict, list)):
                     arguments = json.dumps(arguments, ensure_ascii=False)
                 if isinstance(arguments, str):
-                    return [CallBegun(value["name"], self._new_id()), CallPart(arguments), CallEnded(True)]
+                    return [self._named(value["name"]), CallPart(arguments), CallEnded(True)]
         return []
+
+    def _named(self, name: str) -> CallBegun:
+        self._n_calls += 1
+        return CallBegun(name, self._new_id())
 
 
 def _n_begun(text: str, mark: str) -> int:
@@ -241,25 +252,38 @@ def _without_brace(text: str) -> str:
 # ---- whole
 
 
-def joined(parts: Iterable[Part]) -> list[str | ToolCall]:
-    """Texts without empty ones, neighbours as one; and calls, whole or as far as they got."""
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A whole answer: texts, neighbours as one and none empty, and calls. ``half``: the last call has no end."""
+
+    parts: tuple[str | ToolCall, ...]
+    half: bool = False
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        return [part for part in self.parts if isinstance(part, ToolCall)]
+
+    @property
+    def text(self) -> str:
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+def said(text: str, names: Collection[str], new_id: Callable[[], str] = random_id) -> Said:
+    """What the text of an answer says. Without ``names`` all of it is text."""
+    if not names:
+        return Said((text,) if text else ())
+    parser = CallParser(names, new_id)
+    return Said(tuple(_joined([*parser.feed(text), *parser.flush()])), parser.half)
+
+
+def _joined(parts: Iterable[Part]) -> list[str | ToolCall]:
     found: list[str | ToolCall] = []
     for part in parts:
         last = found[-1] if found else None
         if isinstance(part, CallBegun):
-            found.append(ToolCall(part.name, "", part.id, whole=False))
-        elif isinstance(last, ToolCall) and isinstance(part, CallPart):
-            found[-1] = ToolCall(last.name, last.arguments + part.text, last.id, whole=False)
-        elif isinstance(last, ToolCall) and isinstance(part, CallEnded):
-            found[-1] = ToolCall(last.name, last.arguments, last.id, part.whole)
+            found.append(ToolCall(part.name, "", part.id))
+        elif isinstance(part, CallPart) and isinstance(last, ToolCall):
+            found[-1] = ToolCall(last.name, last.arguments + part.text, last.id)
         elif isinstance(part, str) and part:
             found[-1:] = [last + part] if isinstance(last, str) else [*found[-1:], part]
     return found
-
-
-def calls_in(text: str, names: Collection[str], new_id: Callable[[], str] = random_id) -> list[str | ToolCall]:
-    """A whole answer as texts and calls. Without ``names`` all of it is text."""
-    if not names:
-        return [text] if text else []
-    parser = CallParser(names, new_id)
-    return joined([*parser.feed(text), *parser.flush()])

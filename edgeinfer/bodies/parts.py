@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edgeinfer.bodies.calls import ToolCall
+from edgeinfer.bodies.calls import Said
 from edgeinfer.core import Answer, GenerationStats, Token
 
 __all__ = [
@@ -28,35 +28,31 @@ LEAST_LOGPROB = -9999.0
 """JSON has no infinity; OpenAI writes this for what is as good as impossible."""
 
 
-def finish_word(answer: Answer, *, called: bool = False, whole: bool = True) -> str:
+def finish_word(answer: Answer, *, called: bool = False, half: bool = False) -> str:
     """OpenAI's word: an answer that its deadline has cut is one that was cut. ``called``: there are tool calls in it;
-    ``whole``: the last of them has an end."""
-    if called and (whole or answer.finish_reason == "stop"):
+    ``half``: the last of them has no end."""
+    if called and (not half or answer.finish_reason == "stop"):
         return "tool_calls"
     return "stop" if answer.finish_reason == "stop" else "length"
 
 
-def message_part(parts: Sequence[str | ToolCall]) -> dict[str, Any]:
-    """The message of a chat choice, from the texts and calls of an answer."""
-    calls = [part for part in parts if isinstance(part, ToolCall)]
-    text = "".join(part for part in parts if isinstance(part, str))
-    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
-    if calls:
-        message["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in calls
-        ]
-    return message
-
-
-def chat_choice(i: int, answer: Answer, parts: Sequence[str | ToolCall], text: TokenBytes) -> dict[str, Any]:
-    """A choice of a chat completion, whose answer says ``parts``."""
-    calls = [part for part in parts if isinstance(part, ToolCall)]
+def chat_choice(i: int, answer: Answer, said: Said, text: TokenBytes) -> dict[str, Any]:
+    """A choice of a chat completion."""
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in said.calls
+    ]
+    content = said.text if said.text or not calls else None
     return {
         "index": i,
-        "message": message_part(parts),
+        "message": {
+            "role": "assistant",
+            "content": content,
+            "refusal": None,
+            **({"tool_calls": calls} if calls else {}),
+        },
         "logprobs": chosen_logprobs(answer.tokens, text),
-        "finish_reason": finish_word(answer, called=bool(calls), whole=not calls or calls[-1].whole),
+        "finish_reason": finish_word(answer, called=bool(calls), half=said.half),
     }
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import CALL
 
-from edgeinfer.bodies.calls import CallBegun, CallEnded, CallParser, CallPart, Part, ToolCall, calls_in, joined
+from edgeinfer.bodies.calls import CallBegun, CallEnded, CallParser, CallPart, Part, Said, ToolCall, _joined, said
 from edgeinfer.bodies.scan import JsonScan
 
 ONE = ("add", {"a": 1, "b": 2})
@@ -24,10 +24,15 @@ def parts(pieces: list[str]) -> list[Part]:
     return [part for piece in pieces for part in parser.feed(piece)] + parser.flush()
 
 
+def whole(pieces: list[str]) -> Said:
+    """What the pieces say, each fed alone."""
+    parser = CallParser(["add"], lambda: "id")
+    found = [part for piece in pieces for part in parser.feed(piece)] + parser.flush()
+    return Said(tuple(_joined(found)), parser.half)
+
+
 def parsed(pieces: list[str]) -> list[Any]:
-    return [
-        part if isinstance(part, str) else (part.name, json.loads(part.arguments)) for part in joined(parts(pieces))
-    ]
+    return [part if isinstance(part, str) else (part.name, json.loads(part.arguments)) for part in whole(pieces).parts]
 
 
 @pytest.mark.parametrize(
@@ -76,22 +81,22 @@ BROKEN = '{"a": 1, b: {2}}'
 
 
 @pytest.mark.parametrize(
-    ("text", "arguments", "rest", "whole"),
+    ("text", "arguments", "rest", "half"),
     [
-        (f"{BEGIN}{BROKEN}}}\n</tool_call>rest", BROKEN, ["rest"], True),
-        (f"{BEGIN}{BROKEN}}} \n", BROKEN, [], False),
-        (f"```json\n{BARE[:-18]}{BROKEN}}}\n```\nrest", BROKEN, ["rest"], True),
-        (f'{BEGIN}{{"a": [1, "x', '{"a": [1, "x', [], False),
-        (f"{BEGIN}{{", "{", [], False),
-        (f'{BEGIN}{{"a": nothing, "b": 01}}}}</tool_call>', '{"a": nothing, "b": 01}', [], True),
-        (f'{BEGIN}{{"a": "\\q"}}}}</tool_call>', '{"a": "\\q"}', [], True),
+        (f"{BEGIN}{BROKEN}}}\n</tool_call>rest", BROKEN, ["rest"], False),
+        (f"{BEGIN}{BROKEN}}} \n", BROKEN, [], True),
+        (f"```json\n{BARE[:-18]}{BROKEN}}}\n```\nrest", BROKEN, ["rest"], False),
+        (f'{BEGIN}{{"a": [1, "x', '{"a": [1, "x', [], True),
+        (f"{BEGIN}{{", "{", [], True),
+        (f'{BEGIN}{{"a": nothing, "b": 01}}}}</tool_call>', '{"a": nothing, "b": 01}', [], False),
+        (f'{BEGIN}{{"a": "\\q"}}}}</tool_call>', '{"a": "\\q"}', [], False),
     ],
 )
 def test_arguments_that_are_no_json_are_handed_on_as_written(
-    text: str, arguments: str, rest: list[str], whole: bool
+    text: str, arguments: str, rest: list[str], half: bool
 ) -> None:
     for pieces in ([text], list(text)):
-        assert joined(parts(pieces)) == [ToolCall("add", arguments, "id", whole), *rest]
+        assert whole(pieces) == Said((ToolCall("add", arguments, "id"), *rest), half)
 
 
 _TEXTS = st.lists(
@@ -124,8 +129,7 @@ _TEXTS = st.lists(
 def test_how_text_is_cut_makes_no_difference(text: str, cuts: list[int]) -> None:
     ends = [0, *itertools.accumulate(cuts), len(text)]
     pieces = [text[a:b] for a, b in itertools.pairwise(sorted(min(end, len(text)) for end in ends))]
-    found = joined(parts(pieces))
-    assert found == joined(parts([text])) == joined(parts(list(text)))
+    assert whole(pieces) == whole([text]) == whole(list(text)) == said(text, ["add"], lambda: "id")
     kinds = [type(part) for part in parts(pieces) if not isinstance(part, (str, CallPart))]
     assert kinds == [CallBegun, CallEnded] * (len(kinds) // 2)
 
@@ -150,8 +154,17 @@ def test_text_that_can_be_no_call_is_not_held_back() -> None:
 
 
 def test_without_names_all_is_text() -> None:
-    assert calls_in(CALL, ()) == [CALL]
-    assert calls_in("", ()) == []
+    assert said(CALL, ()) == Said((CALL,))
+    assert said("", ()) == Said(())
+
+
+def test_a_call_that_never_got_its_name() -> None:
+    """Alone it is what the model wrote; after others it would only be noise."""
+    for rest in ("<tool_call>", '<tool_call>\n{"na', '<tool_call>{"name": "add", "arguments"'):
+        assert said(rest, ["add"]) == Said((rest,), half=True)
+        found = said(f"{CALL}\n{rest}", ["add"])
+        assert (len(found.calls), found.text, found.half) == (1, "", True)
+    assert not said(CALL.removesuffix("</tool_call>"), ["add"]).half
 
 
 _JSON = st.recursive(

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from edgeinfer.bodies.calls import CallBegun, CallEnded, CallParser, CallPart, Part, calls_in
+from edgeinfer.bodies.calls import CallBegun, CallParser, CallPart, Part, said
 from edgeinfer.bodies.chat import ChatBody
 from edgeinfer.bodies.fields import Toolbox
 from edgeinfer.bodies.parts import chat_choice, chosen_logprobs, finish_word, usage_part
@@ -40,7 +40,7 @@ async def chat(request: Request, body: ChatBody) -> Response:
     finally:
         await running.close()
     choices = [
-        chat_choice(i, answer, calls_in(answer.text, box.names), running.model.token_bytes)
+        chat_choice(i, answer, said(answer.text, box.names), running.model.token_bytes)
         for i, answer in enumerate(answers)
     ]
     stats = usage(answers)
@@ -91,16 +91,13 @@ class _Choice:
     def __init__(self, box: Toolbox) -> None:
         self._parser = CallParser(box.names) if box.names else None
         self._n_calls = 0
-        self._whole = True
 
     def deltas(self, got: Token | Answer) -> Iterator[dict[str, Any]]:
         parts: list[Part] = [got.text] if isinstance(got, Token) else []
         if self._parser is not None:
             parts = self._parser.feed(got.text) if isinstance(got, Token) else self._parser.flush()
         for part in parts:
-            if isinstance(part, CallEnded):
-                self._whole = part.whole
-            elif isinstance(part, CallBegun):
+            if isinstance(part, CallBegun):
                 function = {"name": part.name, "arguments": ""}
                 call = {"index": self._n_calls, "id": part.id, "type": "function", "function": function}
                 self._n_calls += 1
@@ -111,7 +108,7 @@ class _Choice:
                 yield {"content": part}
 
     def reason(self, answer: Answer) -> str:
-        return finish_word(answer, called=self._n_calls > 0, whole=self._whole)
+        return finish_word(answer, called=self._n_calls > 0, half=self._parser is not None and self._parser.half)
 
 
 def _delta(i: int, delta: dict[str, Any], logprobs: Any = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from edgeinfer.bodies import formats
-from edgeinfer.bodies.calls import CallBegun, CallEnded, CallParser, CallPart, Part, ToolCall, calls_in
+from edgeinfer.bodies.calls import CallBegun, CallEnded, CallParser, CallPart, Part, ToolCall, said
 from edgeinfer.bodies.fields import Body, Function, Number, Toolbox, text_of, toolbox
 from edgeinfer.bodies.tools import plain_messages
 from edgeinfer.core import Answer, GenerationStats, Token
@@ -176,10 +176,9 @@ async def converse(request: Request, body: MessagesBody) -> Response:
         answer = (await unless_left(request, running.answers()))[0]
     finally:
         await running.close()
-    parts = calls_in(answer.text, box.names)
-    calls = [part for part in parts if isinstance(part, ToolCall)]
-    content = [_block(part) for part in parts]
-    end = _end(answer, body.max_tokens, called=bool(calls), whole=not calls or calls[-1].whole)
+    whole = said(answer.text, box.names)
+    content = [_block(part) for part in whole.parts]
+    end = _end(answer, body.max_tokens, called=bool(whole.calls), half=whole.half)
     costs = {"usage": _usage(usage([answer])), "timings": timings(answer.stats)}
     return JSON({**head, "content": content, **end, **costs})
 
@@ -203,10 +202,10 @@ def _input(arguments: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"arguments": value}
 
 
-def _end(answer: Answer, max_tokens: int, *, called: bool, whole: bool) -> dict[str, Any]:
-    """Why it ended. ``called``: there are calls in it; ``whole``: the last of them has an end."""
+def _end(answer: Answer, max_tokens: int, *, called: bool, half: bool) -> dict[str, Any]:
+    """Why it ended. ``called``: there are calls in it; ``half``: the last of them has no end."""
     reason = "end_turn"
-    if called and (whole or answer.finish_reason == "stop"):
+    if called and (not half or answer.finish_reason == "stop"):
         reason = "tool_use"
     elif answer.finish_reason != "stop":
         full = answer.finish_reason == "length" and answer.stats.n_generated < max_tokens
@@ -253,7 +252,7 @@ async def _events(running: Running, box: Toolbox, head: dict[str, Any], most: in
             if isinstance(got, Answer):
                 for kind, fields in blocks.close():
                     yield told(kind, **fields)
-                end = _end(got, most, called=blocks.called, whole=blocks.whole)
+                end = _end(got, most, called=blocks.called, half=parser.half)
                 yield told("message_delta", delta=end, usage=_usage(usage([got])), timings=timings(got.stats))
         yield told("message_stop")
     except Exception as error:
@@ -261,12 +260,10 @@ async def _events(running: Running, box: Toolbox, head: dict[str, Any], most: in
 
 
 class _Blocks:
-    """The blocks of an answer's content as they come. ``called``: there are calls among them; ``whole``: the last of
-    them has an end."""
+    """The blocks of an answer's content as they come. ``called``: there are calls among them."""
 
     def __init__(self) -> None:
         self.called = False
-        self.whole = True
         self._index = -1
         self._open = False
         self._arguments: str | None = None  # of a call whose arguments are no object, until all of them are there
@@ -278,7 +275,6 @@ class _Blocks:
         if isinstance(part, CallPart):
             return self._json(part.text)
         if isinstance(part, CallEnded):
-            self.whole = part.whole
             rest = json.dumps(_input(self._arguments), ensure_ascii=False) if self._arguments else ""
             self._arguments = None
             return [*self._json(rest), *self.close()]
