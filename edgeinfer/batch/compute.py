@@ -186,7 +186,10 @@ class LocalComputer:
         if row.form == "embedding":
             vectors, n_tokens = event
             stats = GenerationStats(n_prompt=n_tokens, n_prefilled=n_tokens)
-            return Computed(openai_form.embedding_body(row, vectors, n_tokens, self.model), stats)
+            try:
+                return Computed(openai_form.embedding_body(row, vectors, n_tokens, self.model), stats)
+            except UsageError as error:
+                return error
         answers = [asked.answers[i] for i in range(row.n)]
         if any(answer.finish_reason == "cancelled" for answer in answers):
             return EngineError("the request was cancelled")

@@ -7,7 +7,6 @@ metrics."""
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from edgeinfer.batch.fields import JsonObject, custom_id_of, messages_of, option
 from edgeinfer.batch.rows import Computed, Form, Row, RowError, namer
 from edgeinfer.bodies.calls import said
 from edgeinfer.bodies.output import Output
-from edgeinfer.bodies.parts import TokenBytes, chat_choice, finish_word, legacy_logprobs
+from edgeinfer.bodies.parts import TokenBytes, chat_choice, finish_word, legacy_logprobs, vector_part
 from edgeinfer.core import Answer
 
 __all__ = ["URLS", "chat_body", "completion_body", "embedding_body", "is_openai", "line_of", "read", "response_body"]
@@ -38,7 +37,7 @@ _SHARED = _IGNORED | {"model", "n", "logprobs"}
 _KNOWN: Mapping[Form, set[str]] = {
     "chat": _SHARED | {"messages", "top_logprobs", *tooled.TOOL_FIELDS},
     "completion": _SHARED | {"prompt"},
-    "embedding": {"model", "input", "encoding_format", "user"},
+    "embedding": {"model", "input", "encoding_format", "dimensions", "user"},
 }
 
 
@@ -115,7 +114,13 @@ def _embedding(body: JsonObject, _defaults: Mapping[str, Any], _seed: int) -> tu
     texts = [body.get("input")] if isinstance(body.get("input"), str) else body.get("input")
     if not isinstance(texts, list) or not texts or not all(text_of(text, "input") for text in texts):
         raise RowError("input must be a text or a list of texts, none of them empty")
-    return texts, {"encoding_format": encoding}, 1
+    options = {"encoding_format": encoding}
+    n = body.get("dimensions")
+    if n is not None:
+        if type(n) is not int or not 1 <= n < 2**31:
+            raise RowError(f"dimensions is {n!r:.40}, but must be a whole number, at least 1")
+        options["dimensions"] = n
+    return texts, options, 1
 
 
 _READERS = {"chat": _chat, "completion": _completion, "embedding": _embedding}
@@ -179,15 +184,10 @@ def response_body(row: Row, answers: Sequence[Answer], model: str, text: TokenBy
 
 
 def embedding_body(row: Row, vectors: npt.NDArray[np.float32], n_tokens: int, model: str) -> dict[str, Any]:
-    """A ``list`` of embeddings, one a text."""
-    base = row.options.get("encoding_format") == "base64"
+    """A ``list`` of embeddings, one a text. Raises `BodyError` for more dimensions than there are."""
+    form = (row.options.get("dimensions"), row.options.get("encoding_format"))
     data = [
-        {
-            "object": "embedding",
-            "index": i,
-            "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode() if base else vector.tolist(),
-        }
-        for i, vector in enumerate(vectors)
+        {"object": "embedding", "index": i, "embedding": vector_part(vector, *form)} for i, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
     return {"object": "list", "data": data, "model": model, "usage": usage}

@@ -48,8 +48,8 @@ def body_of(row: Row, model: str) -> tuple[str, dict[str, Any]]:
         body["n"] = row.n
     for name, value in row.options.items():
         if value is not None and value != () and value != {}:
-            if name == "tools" or (row.body and name == "grammar" and value.kind == "lark"):
-                continue  # they follow from what the row says about tools
+            if name == "tools" or (name == "grammar" and _demands(row)):
+                continue  # they follow from the row's body
             body.update(_field(name, value, is_chat=is_chat))
     body.update(row.body)
     if body.get("temperature") == 0:
@@ -58,16 +58,25 @@ def body_of(row: Row, model: str) -> tuple[str, dict[str, Any]]:
 
 
 def _response_of(row: Row, model: str) -> dict[str, Any]:
-    """The row's own body, and what the job adds to it that servers of this API know."""
+    """The row's own body under what the job says. This API knows no seeds: one goes out only where the row has it."""
     body = {name: value for name, value in row.body.items() if value is not None} | {"model": model}
-    grammar = row.options.get("grammar")
-    if grammar is not None and grammar.kind == "json_schema" and "regex" not in body:
+    for name, value in row.options.items():
+        if value in (None, (), {}) or name in ("seed", "tools", "grammar", "logprobs", "on_overflow"):
+            continue
+        for said, given in _field(name, value, is_chat=True).items():
+            body.setdefault("max_output_tokens" if said == "max_tokens" else said, given)
+    grammar, text = row.options.get("grammar"), body.get("text") or {}
+    if grammar is None or _demands(row) or "regex" in body or "format" in text:
+        return body
+    if grammar.kind == "json_schema":
         wanted = {"type": "json_schema", "name": "answer", "schema": json.loads(grammar.source)}
-        body.setdefault("text", {"format": wanted})
-    for name in ("max_tokens", "temperature", "top_p"):
-        if row.options.get(name) is not None:
-            body.setdefault("max_output_tokens" if name == "max_tokens" else name, row.options[name])
-    return body
+        return {**body, "text": {**text, "format": wanted}}
+    return {**body, **_format(grammar)}
+
+
+def _demands(row: Row) -> bool:
+    """Whether its grammar is that of a call, which follows from its body."""
+    return row.body.get("tool_choice") not in (None, "auto", "none")
 
 
 def _is_raw(prompt: Any) -> bool:

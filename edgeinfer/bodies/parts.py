@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgeinfer.bodies.calls import Said
+from edgeinfer.bodies.errors import BodyError
 from edgeinfer.core import Answer, GenerationStats, Token
 
 __all__ = [
@@ -19,6 +24,7 @@ __all__ = [
     "legacy_logprobs",
     "token_logprob",
     "usage_part",
+    "vector_part",
 ]
 
 TokenBytes = Callable[[int], bytes]
@@ -54,6 +60,19 @@ def chat_choice(i: int, answer: Answer, said: Said, text: TokenBytes) -> dict[st
         "logprobs": chosen_logprobs(answer.tokens, text),
         "finish_reason": finish_word(answer, called=bool(calls), half=said.half),
     }
+
+
+def vector_part(vector: npt.NDArray[np.float32], dimensions: int | None, encoding: str | None) -> list[float] | str:
+    """An embedding as written: its first ``dimensions`` numbers scaled to length 1 again, or all of them. Raises
+    `BodyError` for more than it has."""
+    if dimensions is not None:
+        if dimensions > len(vector):
+            message = f"dimensions is {dimensions}, but this model has {len(vector)}"
+            raise BodyError(message, param="dimensions")
+        vector = vector[:dimensions] / max(float(np.linalg.norm(vector[:dimensions])), 1e-12)
+    if encoding == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return [float(number) for number in vector]
 
 
 def usage_part(stats: GenerationStats) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from edgeinfer.batch.ray_worker import decoded, encoded
 from edgeinfer.batch.reading import Job
 from edgeinfer.batch.rows import Raw, Row, RowError
 from edgeinfer.batch.wire import answer_of, body_of
-from edgeinfer.errors import BackendUnavailable, EngineError
+from edgeinfer.core import Grammar
+from edgeinfer.errors import BackendUnavailable, EngineError, UsageError
 from edgeinfer.llm import LLM
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
@@ -210,8 +211,6 @@ def test_bad_rows_are_in_the_errors(folder: Folder, llm: LLM) -> None:
 
 
 def test_a_schema_of_the_job_and_a_response(folder: Folder, llm: LLM) -> None:
-    from edgeinfer.core import Grammar
-
     folder.run(llm, [respond("x"), respond("x", regex="[ab]{3}")], grammar=Grammar("json_schema", '{"const": 1}'))
     texts = [body["output"][0]["content"][0]["text"] for body in folder.bodies()]
     assert texts[0] == "1"
@@ -241,7 +240,15 @@ def test_rows_as_requests() -> None:
     assert body["messages"][2]["tool_calls"] == HISTORY[2]["tool_calls"], "arguments are text for a server"
     path, body = body_of(read(ROWS[7], max_tokens=9, temperature=0.5, top_k=3), "m")
     given: Any = ROWS[7]["body"]
-    assert (path, body) == ("/responses", {**given, "model": "m", "max_output_tokens": 9})
+    assert (path, body) == ("/responses", {**given, "model": "m", "max_output_tokens": 9, "top_k": 3})
+    schema = Grammar("json_schema", '{"const": 1}')
+    assert body_of(read(ROWS[8], grammar=schema), "m")[1]["text"]["format"]["schema"] == {"const": 1}
+    assert body_of(read(ROWS[8], grammar=Grammar("regex", "a")), "m")[1]["regex"] == "a"
+    assert "text" not in body_of(read(ROWS[10], grammar=schema), "m")[1], "the call that is demanded goes before"
+    assert body_of(read(ROWS[0], grammar=schema), "m")[1]["response_format"]["json_schema"]["schema"] == {"const": 1}
+    for row in (ROWS[0], ROWS[8]):
+        with pytest.raises(UsageError, match="Lark"):
+            body_of(read(row, grammar=Grammar("lark", "start: /a/")), "m")
 
 
 def test_answers_of_servers_get_names_that_stay() -> None:
