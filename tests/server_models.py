@@ -66,11 +66,16 @@ class Engine(ScriptedEngine):
 
 
 def open_scripted(arguments: Mapping[str, Any], said: Callable[[str], None]) -> LLM:
-    """``arguments``: n_ctx, n_parallel, step_s; ``slow_s``: seconds that opening takes; ``broken``: it fails;
+    """``arguments``: n_ctx, n_parallel, step_s; ``slow_s``: seconds that opening takes; ``busy_s``: seconds that it
+    computes for; ``hangs``: opening does not end, of a path only where no such file is there yet; ``broken``: it fails;
     ``needs``: bytes beyond which ``memory`` is not enough; ``tools``: false for a template that knows none; ``chats``:
     false for no template."""
     said("opening")
     time.sleep(arguments.get("slow_s", 0.0))
+    end = time.monotonic() + arguments.get("busy_s", 0.0)
+    while time.monotonic() < end:
+        pass
+    _hang(arguments.get("hangs", False))
     if arguments.get("broken"):
         raise FormatError("this model is damaged")
     needs, cap = arguments.get("needs", 0), arguments.get("memory")
@@ -92,6 +97,15 @@ def open_scripted(arguments: Mapping[str, Any], said: Callable[[str], None]) -> 
     if needs:
         llm.plan = _Plan(needs)  # type: ignore[assignment]
     return llm
+
+
+def _hang(how: bool | str) -> None:
+    if isinstance(how, str):
+        there = os.path.exists(how)
+        open(how, "w").close()
+        how = not there
+    if how:
+        time.sleep(3600)
 
 
 class _Plan:

@@ -28,6 +28,7 @@ LAYERS = (
     {
         "bench",
         "bench_prompts",
+        "bodies",
         "calibrate",
         "conversation",
         "drafting",

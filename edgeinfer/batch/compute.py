@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from edgeinfer import __version__
 from edgeinfer.batch import openai_form, plain_form
 from edgeinfer.batch.rows import Computed, Row
+from edgeinfer.bodies.tools import for_template
 from edgeinfer.core import Answer, GenerationStats, Token
 from edgeinfer.errors import EdgeInferError, EngineError, UnsupportedModel, UsageError
 from edgeinfer.kv.weights import weights_hash
@@ -107,7 +108,7 @@ class LocalComputer:
     # ---- in
 
     def submit(self, row: Row) -> None:
-        if row.form in ("chat", "plain") and not isinstance(row.prompt, str) and not self._llm.has_template:
+        if row.form in ("chat", "plain", "response") and not isinstance(row.prompt, str) and not self._llm.has_template:
             raise UnsupportedModel(
                 f"{self.model} has no chat template: continue prompts as they stand (--raw, raw=True), "
                 "or give one with --chat-template"
@@ -116,17 +117,25 @@ class LocalComputer:
         if row.form == "embedding":
             self._embed(asked)
             return
+        prompt, options = self._told(row)
         cancels: list[Callable[[], None]] = []
         try:
             for i in range(row.n):
-                cancels.append(
-                    self._llm.submit(row.prompt, self._hears(asked, i), remember=False, **_seeded(row.options, i))
-                )
+                cancels.append(self._llm.submit(prompt, self._hears(asked, i), remember=False, **_seeded(options, i)))
         except BaseException:
             for cancel in cancels:
                 cancel()
             raise
         self._cancels[id(asked)] = cancels
+
+    def _told(self, row: Row) -> tuple[Any, Mapping[str, Any]]:
+        """Prompt and options as the model's template can take them."""
+        if isinstance(row.prompt, str) or not row.prompt or isinstance(row.prompt[0], int):
+            return row.prompt, row.options
+        messages: Any = row.prompt
+        takes_tools = self._llm.template is not None and self._llm.template.takes_tools
+        prompt, tools = for_template(messages, row.options.get("tools"), takes_tools=takes_tools)
+        return prompt, {**row.options, "tools": tools} if "tools" in row.options else row.options
 
     def _hears(self, asked: _Asked, i: int) -> Callable[[Token | Answer | EdgeInferError], None]:
         def hear(event: Token | Answer | EdgeInferError) -> None:
@@ -177,14 +186,16 @@ class LocalComputer:
         if row.form == "embedding":
             vectors, n_tokens = event
             stats = GenerationStats(n_prompt=n_tokens, n_prefilled=n_tokens)
-            return Computed(openai_form.embedding_body(row, vectors, n_tokens, self.model), stats)
+            try:
+                return Computed(openai_form.embedding_body(row, vectors, n_tokens, self.model), stats)
+            except UsageError as error:
+                return error
         answers = [asked.answers[i] for i in range(row.n)]
         if any(answer.finish_reason == "cancelled" for answer in answers):
             return EngineError("the request was cancelled")
         if row.form == "plain":
             return Computed(plain_form.plain_body(row, answers[0]), answers[0].stats)
-        form = openai_form.chat_body if row.form == "chat" else openai_form.completion_body
-        body = form(row, answers, self.model, self._llm.token_bytes)
+        body = _BODIES[row.form](row, answers, self.model, self._llm.token_bytes)
         return Computed(body, _summed([answer.stats for answer in answers]))
 
     def cancel(self) -> None:
@@ -195,6 +206,13 @@ class LocalComputer:
         if self._embedding is not None:
             self._embedding.shutdown(wait=False, cancel_futures=True)
             self._embedding = None
+
+
+_BODIES = {
+    "chat": openai_form.chat_body,
+    "completion": openai_form.completion_body,
+    "response": openai_form.response_body,
+}
 
 
 def _seeded(options: Mapping[str, Any], i: int) -> Mapping[str, Any]:

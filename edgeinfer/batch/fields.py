@@ -87,7 +87,18 @@ def _message(message: object, where: str) -> dict[str, Any]:
         content = text_of(content, f"{where}.content")
     elif "tool_calls" not in message:
         raise RowError(f"{where}.content is missing")
+    if message.get("tool_calls") is not None:
+        _check_calls(message["tool_calls"], f"{where}.tool_calls")
     return {**message, "content": content}
+
+
+def _check_calls(calls: object, where: str) -> None:
+    for i, call in enumerate(calls if isinstance(calls, list) else [None]):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise RowError(f"{where}[{i}] must be an object with 'function'")
+        for name in ("name", "arguments"):
+            text_of(function.get(name), f"{where}[{i}].function.{name}")
 
 
 def _part(part: object, where: str) -> str:

@@ -3,6 +3,7 @@ is read once. Looks a bounded number of rows ahead: memory does not grow with th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ def grouped(rows: Iterable[Row], n_ahead: int = N_AHEAD, ahead_bytes: int = AHEA
     ahead: list[tuple[str, int, Row]] = []
     n_bytes = 0
     for row in rows:
-        beginning = _text(row.prompt)
+        tools = row.options.get("tools")  # templates tell of them before anything else
+        beginning = (json.dumps(tools) if tools else "") + _text(row.prompt)
         n_bytes += len(beginning)
         ahead.append((beginning, row.index, row))
         if len(ahead) >= n_ahead or n_bytes >= ahead_bytes:

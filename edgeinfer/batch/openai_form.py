@@ -1,38 +1,43 @@
 """OpenAI's batch lines: ``{"custom_id", "method", "url", "body"}`` in, ``{"id", "custom_id", "response", "error"}``
 out.
 
-The bodies are those of chat completions, completions and embeddings, without what would differ from run to run: the
-time of creation is 0, and how many tokens were known from before is in the metrics."""
+The bodies are those of chat completions, completions, responses and embeddings, without what would differ from run to
+run: the time of creation is 0, names follow from the row, and how many tokens were known from before is in the
+metrics."""
 
 from __future__ import annotations
 
-import base64
-import math
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeinfer.batch import tooled
 from edgeinfer.batch.fields import JsonObject, custom_id_of, messages_of, options_of, text_of
-from edgeinfer.batch.rows import Computed, Form, Row, RowError
-from edgeinfer.core import Answer, FinishReason, Token
+from edgeinfer.batch.rows import Computed, Form, Row, RowError, namer
+from edgeinfer.bodies.calls import said
+from edgeinfer.bodies.output import Output
+from edgeinfer.bodies.parts import TokenBytes, chat_choice, finish_word, legacy_logprobs, vector_part
+from edgeinfer.core import Answer
 
-__all__ = ["URLS", "chat_body", "completion_body", "embedding_body", "is_openai", "line_of", "read"]
+__all__ = ["URLS", "chat_body", "completion_body", "embedding_body", "is_openai", "line_of", "read", "response_body"]
 
-TokenText = Callable[[int], bytes]
 URLS: dict[str, Form] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completion",
     "/v1/embeddings": "embedding",
+    "/v1/responses": "response",
 }
 _LINE = {"custom_id", "method", "url", "body"}
 _IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream"}
 _SHARED = _IGNORED | {"model", "n", "logprobs"}
 _KNOWN: Mapping[Form, set[str]] = {
-    "chat": _SHARED | {"messages", "top_logprobs"},
+    "chat": _SHARED | {"messages", "top_logprobs", *tooled.TOOL_FIELDS},
     "completion": _SHARED | {"prompt"},
-    "embedding": {"model", "input", "encoding_format", "user"},
+    "embedding": {"model", "input", "encoding_format", "dimensions", "user"},
 }
 
 
@@ -59,14 +64,17 @@ def read(record: JsonObject, defaults: Mapping[str, Any], index: int, line: int,
         raise RowError("body must be an object")
     if body.get("stream"):
         raise RowError("stream is true, but nobody reads a batch as it comes")
-    if "tools" in body or "functions" in body:
-        raise RowError("tools are not supported in a batch")
-    prompt, options, n = _READERS[form](body, defaults, seed)
     model = text_of(body["model"], "model") if body.get("model") is not None else None
     custom_id = custom_id_of(record, "custom_id")
+    if form == "response":
+        prompt, options, names = tooled.read_response(body, defaults, seed)
+        return Row(index, line, key, form, prompt, custom_id, options, names=names, body=body, model=model)
+    prompt, options, n = _READERS[form](body, defaults, seed)
     if form == "embedding":
         return Row(index, line, key, form, "", custom_id, options, texts=prompt, model=model)
-    return Row(index, line, key, form, prompt, custom_id, options, n, model=model)
+    tools = {name: body[name] for name in tooled.TOOL_FIELDS if form == "chat" and body.get(name) is not None}
+    names = tooled.read_tools(body, options) if tools else ()
+    return Row(index, line, key, form, prompt, custom_id, options, n, names=names, body=tools, model=model)
 
 
 def _chat(body: JsonObject, defaults: Mapping[str, Any], seed: int) -> tuple[Any, dict[str, Any], int]:
@@ -106,7 +114,13 @@ def _embedding(body: JsonObject, _defaults: Mapping[str, Any], _seed: int) -> tu
     texts = [body.get("input")] if isinstance(body.get("input"), str) else body.get("input")
     if not isinstance(texts, list) or not texts or not all(text_of(text, "input") for text in texts):
         raise RowError("input must be a text or a list of texts, none of them empty")
-    return texts, {"encoding_format": encoding}, 1
+    options = {"encoding_format": encoding}
+    n = body.get("dimensions")
+    if n is not None:
+        if type(n) is not int or not 1 <= n < 2**31:
+            raise RowError(f"dimensions is {n!r:.40}, but must be a whole number, at least 1")
+        options["dimensions"] = n
+    return texts, options, 1
 
 
 _READERS = {"chat": _chat, "completion": _completion, "embedding": _embedding}
@@ -131,88 +145,49 @@ def _usage(answers: Sequence[Answer]) -> dict[str, int]:
     return {"prompt_tokens": n_prompt, "completion_tokens": n_new, "total_tokens": n_prompt + n_new}
 
 
-def _finish(reason: FinishReason) -> str:
-    return "stop" if reason == "stop" else "length"
-
-
-def chat_body(row: Row, answers: Sequence[Answer], model: str, text: TokenText) -> dict[str, Any]:
+def chat_body(row: Row, answers: Sequence[Answer], model: str, text: TokenBytes) -> dict[str, Any]:
     """A ``chat.completion``."""
-    wanted = row.options.get("logprobs") is not None
-    choices = [
-        {
-            "index": i,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
-            "logprobs": {"content": _chat_logprobs(answer, text), "refusal": None} if wanted else None,
-            "finish_reason": _finish(answer.finish_reason),
-        }
-        for i, answer in enumerate(answers)
-    ]
+    choices = []
+    for i, answer in enumerate(answers):
+        parts = said(answer.text, row.names, functools.partial(namer(row, i), "call"))
+        choices.append(chat_choice(i, answer, parts, text))
     return {**_head(row, "chatcmpl", "chat.completion", model), "choices": choices, "usage": _usage(answers)}
 
 
-def _chat_logprobs(answer: Answer, text: TokenText) -> list[dict[str, Any]]:
-    def entry(token_id: int, logprob: float | None) -> dict[str, Any]:
-        data = text(token_id)
-        return {"token": data.decode("utf-8", "replace"), "logprob": _finite(logprob), "bytes": list(data)}
-
-    return [
-        {
-            **entry(token.id, token.logprob),
-            "top_logprobs": [entry(choice.token_id, choice.logprob) for choice in token.top],
-        }
-        for token in _chosen(answer)
-    ]
-
-
-def completion_body(row: Row, answers: Sequence[Answer], model: str, text: TokenText) -> dict[str, Any]:
+def completion_body(row: Row, answers: Sequence[Answer], model: str, text: TokenBytes) -> dict[str, Any]:
     """A ``text_completion``."""
-    wanted = row.options.get("logprobs") is not None
     choices = [
         {
             "index": i,
             "text": answer.text,
-            "logprobs": _completion_logprobs(answer, text) if wanted else None,
-            "finish_reason": _finish(answer.finish_reason),
+            "logprobs": legacy_logprobs(answer.tokens, text, 0),
+            "finish_reason": finish_word(answer),
         }
         for i, answer in enumerate(answers)
     ]
     return {**_head(row, "cmpl", "text_completion", model), "choices": choices, "usage": _usage(answers)}
 
 
-def _completion_logprobs(answer: Answer, text: TokenText) -> dict[str, Any]:
-    def shown(token_id: int) -> str:
-        return text(token_id).decode("utf-8", "replace")
+def response_body(row: Row, answers: Sequence[Answer], model: str, text: TokenBytes) -> dict[str, Any]:
+    """A ``response``."""
+    from edgeinfer.bodies.responses import ended_part
 
-    tokens = _chosen(answer)
-    ends = np.cumsum([len(token.text) for token in tokens]).tolist()
-    return {
-        "tokens": [shown(token.id) for token in tokens],
-        "token_logprobs": [_finite(token.logprob) for token in tokens],
-        "top_logprobs": [{shown(one.token_id): _finite(one.logprob) for one in token.top} for token in tokens],
-        "text_offset": [0, *ends[:-1]] if ends else [],
-    }
-
-
-def _chosen(answer: Answer) -> list[Token]:
-    """Without the text that was held back to the end, which is no token."""
-    return [token for token in answer.tokens if token.id >= 0]
-
-
-def _finite(number: float | None) -> float:
-    """JSON has no infinity; OpenAI writes -9999 for what cannot be."""
-    return number if number is not None and math.isfinite(number) else -9999.0
+    (answer,) = answers
+    output = Output(text, row.names, namer(row))
+    for token in answer.tokens:
+        output.feed(token)
+    output.end(cut=answer.finish_reason != "stop")
+    settled = dataclasses.replace(answer, stats=dataclasses.replace(answer.stats, n_reused=0))
+    head = {"id": f"resp-{row.index}-{row.key}", "created_at": 0, "model": model}
+    described = tooled.response_body_of(row.body).described()
+    return {**head, **described, **ended_part(settled, 0), "output": output.items}
 
 
 def embedding_body(row: Row, vectors: npt.NDArray[np.float32], n_tokens: int, model: str) -> dict[str, Any]:
-    """A ``list`` of embeddings, one a text."""
-    base = row.options.get("encoding_format") == "base64"
+    """A ``list`` of embeddings, one a text. Raises `BodyError` for more dimensions than there are."""
+    form = (row.options.get("dimensions"), row.options.get("encoding_format"))
     data = [
-        {
-            "object": "embedding",
-            "index": i,
-            "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode() if base else vector.tolist(),
-        }
-        for i, vector in enumerate(vectors)
+        {"object": "embedding", "index": i, "embedding": vector_part(vector, *form)} for i, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
     return {"object": "list", "data": data, "model": model, "usage": usage}

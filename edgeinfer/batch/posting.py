@@ -26,7 +26,7 @@ __all__ = ["Call", "NoAnswer", "Poster", "Reply"]
 _MOST_BYTES = 256 << 20
 _BLOCK_BYTES = 1 << 16
 _CONNECT_S = 30.0
-_PATHS = ("/chat/completions", "/completions", "/embeddings", "/models")
+_PATHS = ("/chat/completions", "/completions", "/embeddings", "/responses", "/models")
 
 
 class NoAnswer(EngineError):

@@ -41,7 +41,7 @@ def decoded(text: str) -> Row:
         options["grammar"] = Grammar(**options["grammar"])
     if "logit_bias" in options:
         options["logit_bias"] = {int(token_id): bias for token_id, bias in options["logit_bias"].items()}
-    row["texts"] = tuple(row["texts"])
+    row["texts"], row["names"] = tuple(row["texts"]), tuple(row["names"])
     return Row(**row)
 
 

@@ -8,18 +8,19 @@ lines."""
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgeinfer.core import GenerationStats
 from edgeinfer.errors import UsageError
 
-__all__ = ["Computed", "Form", "Raw", "Row", "RowError", "parse_name", "row_key"]
+__all__ = ["Computed", "Form", "Raw", "Row", "RowError", "namer", "parse_name", "row_key"]
 
-Form = Literal["chat", "completion", "embedding", "plain"]
-"""How a result is written: OpenAI's batch output around one of its three bodies, or our own plain line."""
+Form = Literal["chat", "completion", "embedding", "plain", "response"]
+"""How a result is written: OpenAI's batch output around one of its four bodies, or our own plain line."""
 
 _PREFIX = {"plain": "row"}
 _NAME = re.compile(r"(?:row|batch_req)_(\d{1,18})_([0-9a-f]{16})")
@@ -64,6 +65,10 @@ class Row:
     n: int = 1
     texts: Sequence[str] = ()
     metadata: Any = None
+    names: Sequence[str] = ()
+    """The functions whose calls are looked for in the answers."""
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Of a chat, the fields of its body that say what may be called; of a response, all of its body."""
     model: str | None = None
     """The model that the row names, which need not be the one that answers."""
 
@@ -90,3 +95,13 @@ def parse_name(name: object) -> tuple[int, str] | None:
     """(index, key) of a name; None for what is none."""
     match = _NAME.fullmatch(name) if isinstance(name, str) else None
     return (int(match[1]), match[2]) if match else None
+
+
+def namer(row: Row, i: int = 0) -> Callable[[str], str]:
+    """Names of parts of a row's answer ``i``, the same whoever computes it and whenever."""
+    counter = itertools.count()
+
+    def named(kind: str) -> str:
+        return f"{kind}_{hashlib.sha256(f'{row.name}/{i}/{next(counter)}'.encode()).hexdigest()[:32]}"
+
+    return named

@@ -6,10 +6,10 @@ its times and caches is left out."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from edgeinfer.batch.rows import Computed, Row
+from edgeinfer.batch.rows import Computed, Row, namer
 from edgeinfer.core import GenerationStats, Grammar
 from edgeinfer.errors import EngineError, UsageError
 
@@ -29,6 +29,7 @@ _SAME = {
 }
 """Options that go out under their own names, as llama.cpp's server and ours have them."""
 _VARYING = ("timings", "service_tier", "system_fingerprint", "metrics", "kv_transfer_params")
+_ITEMS = {"message": "msg", "function_call": "fc", "reasoning": "rs"}
 _SHOWN = 300
 
 # ---- requests
@@ -38,6 +39,8 @@ def body_of(row: Row, model: str) -> tuple[str, dict[str, Any]]:
     """(path, body). Raises `UsageError` for an option that no server has a name for."""
     if row.form == "embedding":
         return "/embeddings", {"model": model, "input": list(row.texts), **row.options}
+    if row.form == "response":
+        return "/responses", _response_of(row, model)
     is_chat = row.form == "chat" or (row.form == "plain" and not _is_raw(row.prompt))
     body: dict[str, Any] = {"model": model}
     body["messages" if is_chat else "prompt"] = row.prompt if isinstance(row.prompt, str) else list(row.prompt)
@@ -45,10 +48,35 @@ def body_of(row: Row, model: str) -> tuple[str, dict[str, Any]]:
         body["n"] = row.n
     for name, value in row.options.items():
         if value is not None and value != () and value != {}:
+            if name == "tools" or (name == "grammar" and _demands(row)):
+                continue  # they follow from the row's body
             body.update(_field(name, value, is_chat=is_chat))
+    body.update(row.body)
     if body.get("temperature") == 0:
         body.pop("seed", None)  # means nothing then, and some servers refuse it
     return ("/chat/completions" if is_chat else "/completions"), body
+
+
+def _response_of(row: Row, model: str) -> dict[str, Any]:
+    """The row's own body under what the job says. This API knows no seeds: one goes out only where the row has it."""
+    body = {name: value for name, value in row.body.items() if value is not None} | {"model": model}
+    for name, value in row.options.items():
+        if value in (None, (), {}) or name in ("seed", "tools", "grammar", "logprobs", "on_overflow"):
+            continue
+        for said, given in _field(name, value, is_chat=True).items():
+            body.setdefault("max_output_tokens" if said == "max_tokens" else said, given)
+    grammar, text = row.options.get("grammar"), body.get("text") or {}
+    if grammar is None or _demands(row) or "regex" in body or "format" in text:
+        return body
+    if grammar.kind == "json_schema":
+        wanted = {"type": "json_schema", "name": "answer", "schema": json.loads(grammar.source)}
+        return {**body, "text": {**text, "format": wanted}}
+    return {**body, **_format(grammar)}
+
+
+def _demands(row: Row) -> bool:
+    """Whether its grammar is that of a call, which follows from its body."""
+    return row.body.get("tool_choice") not in (None, "auto", "none")
 
 
 def _is_raw(prompt: Any) -> bool:
@@ -128,18 +156,23 @@ def answer_of(row: Row, body: dict[str, Any], times: Mapping[str, Any]) -> Compu
         if not all(isinstance(one.get("embedding"), list | str) for one in data):
             raise EngineError("the server's answer holds no embeddings")
         return Computed(_settled(body, None), stats)
+    if row.form == "response":
+        return Computed(_settled_response(row, body), stats)
     choices = sorted(_listed(body, "choices", row.n), key=lambda choice: _index(choice))
     texts = [_text(choice) for choice in choices]
     if row.form == "plain":
         return Computed(_plain(row, choices[0], texts[0], stats), stats)
+    for i, choice in enumerate(choices):
+        _name_calls(choice.get("message"), namer(row, i))
     prefix = "chatcmpl" if row.form == "chat" else "cmpl"
     return Computed(_settled({**body, "choices": choices}, f"{prefix}-{row.index}-{row.key}"), stats)
 
 
 def _counts(usage: object) -> dict[str, int]:
     found = usage if isinstance(usage, dict) else {}
-    details = found.get("prompt_tokens_details")
-    n_prompt, n_new = (_count(found.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+    details = found.get("prompt_tokens_details", found.get("input_tokens_details"))
+    n_prompt = _count(found.get("prompt_tokens", found.get("input_tokens")))
+    n_new = _count(found.get("completion_tokens", found.get("output_tokens")))
     n_reused = min(n_prompt, _count(details.get("cached_tokens")) if isinstance(details, dict) else 0)
     return {"n_prompt": n_prompt, "n_reused": n_reused, "n_prefilled": n_prompt - n_reused, "n_generated": n_new}
 
@@ -181,6 +214,35 @@ def _settled(body: Mapping[str, Any], name: str | None) -> dict[str, Any]:
         found.pop("created", None)
     if isinstance(usage := found.get("usage"), dict):
         found["usage"] = {key: value for key, value in usage.items() if key != "prompt_tokens_details"}
+    return found
+
+
+def _name_calls(message: object, named: Callable[[str], str]) -> None:
+    """Names that follow from the row, in place of those that a server makes up."""
+    for call in _dicts(message.get("tool_calls")) if isinstance(message, dict) else []:
+        if "id" in call:
+            call["id"] = named("call")
+
+
+def _settled_response(row: Row, body: Mapping[str, Any]) -> dict[str, Any]:
+    output = body.get("output")
+    if not isinstance(output, list) or not all(isinstance(item, dict) for item in output):
+        raise EngineError("the server's answer has no output")
+    if body.get("status") == "failed":
+        raise EngineError(f"the server could not answer: {error_of(json.dumps(body).encode())}")
+    found = {key: value for key, value in body.items() if key not in _VARYING}
+    named, items = namer(row), []
+    for item in output:
+        names = {"id": named(_ITEMS.get(item.get("type"), "item"))} if "id" in item else {}
+        if "call_id" in item:
+            names["call_id"] = named("call")
+        items.append({**item, **names})
+    found |= {"id": f"resp-{row.index}-{row.key}", "created_at": 0, "output": items}
+    if "completed_at" in found:
+        found["completed_at"] = 0
+    usage = found.get("usage")
+    if isinstance(usage, dict) and isinstance(details := usage.get("input_tokens_details"), dict):
+        found["usage"] = {**usage, "input_tokens_details": {**details, "cached_tokens": 0}}
     return found
 
 

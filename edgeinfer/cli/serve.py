@@ -87,6 +87,15 @@ _PARALLEL = (8, 4, 2, 1)
     help="Restart an engine of which no step ends for so long.",
 )
 @options.flag(
+    "--hang-opening",
+    type=_SECONDS,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    section=_SERVER,
+    help="Open a model anew whose process shows no sign of life for so long.",
+)
+@options.flag(
     "--max-queue",
     type=click.IntRange(min=0),
     default=64,
@@ -142,6 +151,7 @@ def command(**flags: Any) -> None:
         idle_s=config.idle_s,
         stalled_s=config.stalled_s,
         hang_s=config.hang_s,
+        open_s=config.open_s,
         in_process=bool(getattr(sys, "frozen", False)),  # a frozen program is no Python to start another with
         said=notice,
     )
@@ -180,6 +190,7 @@ def _config(flags: Mapping[str, Any]) -> ServerConfig:
         memory_bytes=flags["memory"],
         idle_s=flags["idle_unload"],
         hang_s=flags["hang_restart"],
+        open_s=flags["hang_opening"],
     )
 
 

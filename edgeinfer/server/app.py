@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from edgeinfer import __version__
+from edgeinfer.bodies.errors import fault
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.server import page
 from edgeinfer.server.api import chat, completions, embeddings, messages, responses, status, tokens
@@ -89,10 +90,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     """The first of what is wrong with a body, and where."""
     found = error.errors()[0] if isinstance(error, RequestValidationError) and error.errors() else {}
-    place = [str(part) for part in found.get("loc", ()) if part != "body"]
     if found.get("type") == "json_invalid":
         return response(Problem(400, "the body is not JSON", code="invalid_json"), request.url.path)
-    where = ".".join(place)
-    what = "unknown field" if found.get("type") == "extra_forbidden" else str(found.get("msg", "wrong"))
-    message = f"{where}: {what}" if where else what
-    return response(Problem(400, message[:500], code="invalid_body", param=where[:200] or None), request.url.path)
+    where, message = fault(found)
+    return response(Problem(400, message, code="invalid_body", param=where[:200] or None), request.url.path)

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from edgeinfer.bodies.tools import for_template
 from edgeinfer.core import Answer, GenerationStats, Token
 from edgeinfer.server.config import Limits
 from edgeinfer.server.metrics import Metrics
 from edgeinfer.server.problems import Problem
-from edgeinfer.server.tools import plain_messages
 from edgeinfer.server.waiting import in_time
 from edgeinfer.server.workers.model import Model, Reply
 from edgeinfer.server.workers.models import Models
@@ -64,7 +64,12 @@ class Asking:
     async def place(self, model: str | None, route: str, n: int = 1) -> AsyncIterator[Model]:
         """A model for something that is over at once: tokens, embeddings."""
         with self.metrics.request(self.models.find(model).name, route) as outcome:
-            async with self.models.use(model, n, self.limits.n_queue) as found:
+            async with contextlib.AsyncExitStack() as stack:
+                place = self.models.use(model, n, self.limits.n_queue)
+                try:
+                    found = await in_time(stack.enter_async_context(place), self.limits.request_s)
+                except TimeoutError:
+                    raise _not_open(self.models.find(model).name, self.limits) from None
                 yield found
                 outcome.good()
 
@@ -85,7 +90,10 @@ class Running:
         name = asking.models.find(ask.model).name
         self._outcome = self._stack.enter_context(asking.metrics.request(name, ask.route))
         place = asking.models.use(name, ask.n, asking.limits.n_queue)
-        self.model = await self._in_time(self._stack.enter_async_context(place))
+        try:
+            self.model = await in_time(self._stack.enter_async_context(place), max(0.001, self._left_s()))
+        except TimeoutError:
+            raise _not_open(name, asking.limits) from None
         options = {**ask.options, "deadline_s": max(0.001, self._left_s())}
         prompt = self._prompt(options)
         seed = options.pop("seed", None)
@@ -100,9 +108,11 @@ class Running:
     def _prompt(self, options: dict[str, Any]) -> Any:
         """The prompt as the model's template can take it."""
         prompt = self._ask.prompt
-        if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict) and not self.model.facts.takes_tools:
-            return plain_messages(prompt, options.pop("tools", None))
-        return prompt
+        if not (isinstance(prompt, list) and prompt and isinstance(prompt[0], dict)):
+            return prompt
+        takes_tools = self.model.facts.takes_tools
+        messages, options["tools"] = for_template(prompt, options.get("tools"), takes_tools=takes_tools)
+        return messages
 
     def _left_s(self) -> float:
         return self._asking.limits.request_s - (time.monotonic() - self._begin)
@@ -194,6 +204,11 @@ class Running:
 
 def _too_late(limits: Limits) -> Problem:
     message = f"no answer within {limits.request_s:g} s: too much waits here"
+    return Problem(503, message, code="timeout", headers={"Retry-After": "10"})
+
+
+def _not_open(name: str, limits: Limits) -> Problem:
+    message = f"{name} is still being opened after {limits.request_s:g} s; ask again later"
     return Problem(503, message, code="timeout", headers={"Retry-After": "10"})
 
 

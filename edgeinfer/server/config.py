@@ -51,7 +51,9 @@ class ServerConfig:
     the port where it is not 80, that the Host header may hold. ``allowed_origins``: further origins of pages that may
     ask (``http://localhost:3000``, ``tauri://localhost``). ``memory_bytes``: what all models together may take (None:
     what the machine has). ``idle_s``: a model that nobody has asked for so long is unloaded (0: never). ``stalled_s``:
-    so long without a step and `/health` says so; ``hang_s``: and the engine is restarted. Raises `UsageError`."""
+    so long without a step and `/health` says so; ``hang_s``: and the engine is restarted. ``open_s``: the same for a
+    model that is being opened, without a sign of life from its process; `/health` says so after half of it. Raises
+    `UsageError`."""
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -63,6 +65,7 @@ class ServerConfig:
     idle_s: float = 900.0
     stalled_s: float = 4.0
     hang_s: float = 10.0
+    open_s: float = 60.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from edgeinfer.bodies.errors import BodyError
 from edgeinfer.errors import (
     ContextOverflow,
     EdgeInferError,
@@ -87,6 +88,8 @@ def from_error(error: Exception) -> Problem:
         return Problem(400, message, code="context_length_exceeded", param="messages")
     if isinstance(error, GrammarError):
         return Problem(400, message, code="invalid_grammar", param="response_format")
+    if isinstance(error, BodyError):
+        return Problem(400, message, param=error.param)
     if isinstance(error, (UsageError, TemplateError)):
         return Problem(400, message, code="invalid_value")
     if isinstance(error, ModelNotFound):

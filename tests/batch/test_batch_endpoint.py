@@ -463,12 +463,19 @@ def test_our_own_server(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     source, out, key_file = tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "key"
     key_file.write_text(KEY + "\n")
     chat = {"messages": [{"role": "user", "content": "say b"}], "logprobs": True, "n": 2, "max_tokens": 8}
+    said = f"say {serving.CALL}"
+    function = {"name": "add", "parameters": serving.PARAMETERS}
+    calling = {"messages": serving.user(said)["messages"], "tools": [{"type": "function", "function": function}]}
+    forced = {"type": "function", "name": "add"}
+    response = {"input": "x", "tools": [{"type": "function", **function}], "tool_choice": forced}
     rows: list[dict[str, Any]] = [
         {"prompt": "say ä", "id": "a", "max_tokens": 20},
         {"custom_id": "b", "method": "POST", "url": "/v1/chat/completions", "body": chat},
         {"custom_id": "c", "method": "POST", "url": "/v1/completions", "body": {"prompt": "abc", "max_tokens": 4}},
         {"prompt": "say d", "regex": "[0-9]{3}", "max_tokens": 9},
         {"prompt": "x" * 5000},
+        {"custom_id": "f", "method": "POST", "url": "/v1/chat/completions", "body": calling},
+        {"custom_id": "g", "method": "POST", "url": "/v1/responses", "body": response},
     ]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with served(KEY) as url:
@@ -482,13 +489,17 @@ def test_our_own_server(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
         captured = capsys.readouterr()
         assert main([*command, "--dry-run", "--api-key-file", str(key_file)]) == 0
     report = json.loads(captured.out.splitlines()[-1])
-    assert (report["n_before"], report["n_done"], report["n_failed"]) == (1, 4, 1)
-    a, b, c, d = (json.loads(line) for line in out.read_text().splitlines())
+    assert (report["n_before"], report["n_done"], report["n_failed"]) == (1, 6, 1)
+    a, b, c, d, f, g = (json.loads(line) for line in out.read_text().splitlines())
     assert (a["text"], a["custom_id"], a["finish_reason"]) == ("ä", "a", "stop")
     assert [choice["message"]["content"] for choice in b["response"]["body"]["choices"]] == ["b", "b"]
     assert b["response"]["body"]["choices"][0]["logprobs"]["content"]
     assert c["response"]["body"]["choices"][0]["text"] == "cccc"
     assert d["text"].isdigit()
+    (call,) = f["response"]["body"]["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"a": 1, "b": 2}
+    (item,) = g["response"]["body"]["output"]
+    assert (item["type"], item["name"]) == ("function_call", "add")
     (error,) = (json.loads(line) for line in out.with_name("out.errors.jsonl").read_text().splitlines())
     assert "line 5: the server says 400" in error["error"]["message"]
     written = "".join(path.read_text() for path in tmp_path.iterdir() if path.name.startswith("out"))

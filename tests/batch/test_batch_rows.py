@@ -36,9 +36,10 @@ def test_openai_lines(job: Any) -> None:
         line({"prompt": [79, 110], "max_tokens": 5}, "/v1/completions"),
         line({"input": ["ab", "c"], "model": "m"}, "/v1/embeddings"),
         line({"input": "c", "encoding_format": "base64"}, "/v1/embeddings"),
+        line({"input": "ab", "dimensions": 3}, "/v1/embeddings"),
     )
     report = job.run(order="input")
-    assert (report.n_done, report.n_failed, job.errors) == (7, 0, [])
+    assert (report.n_done, report.n_failed, job.errors) == (8, 0, [])
     rows = job.lines()
     for i, row in enumerate(rows):
         assert row["id"].startswith(f"batch_req_{i}_")
@@ -63,6 +64,9 @@ def test_openai_lines(job: Any) -> None:
     assert [len(one.embedding) for one in vectors.data] == [8, 8]
     assert vectors.usage.total_tokens == 3
     assert isinstance(bodies[6]["data"][0]["embedding"], str)
+    short = bodies[7]["data"][0]["embedding"]
+    assert len(short) == 3
+    assert abs(sum(number * number for number in short) - 1) < 1e-6
     assert job.said == ["rows name another model ('any'); unnamed answers them"]
 
 
@@ -154,7 +158,6 @@ BAD: list[tuple[Any, str]] = [
     (line({"messages": ASK}, custom_id=None), "custom_id missing"),
     (line({"messages": ASK}, custom_id=["a"]), "custom_id is a list"),
     (chat(stream=True), "nobody reads a batch as it comes"),
-    (chat(tools=[]), "tools are not supported"),
     (chat(n=0), "n is 0"),
     (chat(top_logprobs=3), "top_logprobs"),
     (chat(temprature=1), "unknown parameter 'temprature'; did you mean 'temperature'?"),
@@ -164,6 +167,8 @@ BAD: list[tuple[Any, str]] = [
     (line({"prompt": [9999]}, "/v1/completions"), "outside the vocabulary"),
     (line({"input": []}, "/v1/embeddings"), "none of them empty"),
     (line({"input": "x", "dims": 3}, "/v1/embeddings"), "unknown parameter 'dims'"),
+    (line({"input": "x", "dimensions": 0}, "/v1/embeddings"), "dimensions is 0"),
+    (line({"input": "x", "dimensions": 99}, "/v1/embeddings"), "dimensions is 99, but this model has 8"),
     (line({"input": "x" * 600}, "/v1/embeddings"), "tokens but the context holds"),
 ]
 

@@ -4,6 +4,7 @@ their own clients."""
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from typing import Any
 
@@ -183,6 +184,23 @@ def test_formats_and_logprobs_of_responses(client: TestClient) -> None:
     assert [entry["token"] for entry in told["output"][0]["content"][0]["logprobs"]] == ["a", "b"]
 
 
+def told(found: list[tuple[str | None, Any]]) -> list[str | None]:
+    """Names of events, many of one kind in a row as one."""
+    return [name for name, _ in itertools.groupby(name for name, _ in found)]
+
+
+def test_a_call_that_is_cut(client: TestClient) -> None:
+    """What was written of it is there, and it says that it has no end."""
+    found = respond(client, input=f"say {CALL}", tools=[FUNCTION], max_output_tokens=len(CALL) - 15)
+    (call,) = found["output"]
+    assert (found["status"], call["status"], call["arguments"]) == ("incomplete", "incomplete", '{"a": 1, "b": 2')
+    body = {"input": f"say {CALL}", "tools": [FUNCTION], "max_output_tokens": len(CALL) - 15, "stream": True}
+    last = events(client.post("/v1/responses", json={**body, "temperature": 0}).text)[-1][1]["response"]
+    assert (last["status"], last["output"][0]["arguments"]) == ("incomplete", call["arguments"])
+    cut = converse(client, f"say {CALL}", tools=[TOOL], max_tokens=len(CALL) - 15)
+    assert (cut["stop_reason"], cut["content"][0]["name"]) == ("max_tokens", "add")
+
+
 def test_a_response_as_it_comes(client: TestClient) -> None:
     body = {"input": f"say Well. {CALL}", "tools": [FUNCTION], "stream": True, "temperature": 0, "top_logprobs": 1}
     found = events(client.post("/v1/responses", json=body).text)
@@ -191,12 +209,12 @@ def test_a_response_as_it_comes(client: TestClient) -> None:
     assert [data["sequence_number"] for _, data in found] == list(range(len(found)))
     deltas = [data["delta"] for name, data in found if name == "response.output_text.delta"]
     assert "".join(deltas) == "Well. "
-    names = [name for name, _ in found if name != "response.output_text.delta"]
-    assert names == [
+    assert told(found) == [
         "response.created",
         "response.in_progress",
         "response.output_item.added",
         "response.content_part.added",
+        "response.output_text.delta",
         "response.output_text.done",
         "response.content_part.done",
         "response.output_item.done",
@@ -206,6 +224,10 @@ def test_a_response_as_it_comes(client: TestClient) -> None:
         "response.output_item.done",
         "response.completed",
     ]
+    fragments = [data["delta"] for name, data in found if name == "response.function_call_arguments.delta"]
+    assert len(fragments) > 5
+    (done,) = (data for name, data in found if name == "response.function_call_arguments.done")
+    assert done["arguments"] == "".join(fragments) == found[-1][1]["response"]["output"][1]["arguments"]
     empty = events(client.post("/v1/responses", json={"input": "say ", "stream": True, "temperature": 0}).text)
     assert empty[-1][1]["response"]["output"][0]["content"][0]["text"] == ""
 
@@ -283,10 +305,10 @@ def test_a_message_as_it_comes(client: TestClient) -> None:
     found = events(client.post("/v1/messages", json=body).text)
     for name, data in found:
         assert MESSAGE_EVENTS.validate_python(data).type == name
-    names = [name for name, data in found if not (name == "content_block_delta" and data["index"] == 0)]
-    assert names == [
+    assert told(found) == [
         "message_start",
         "content_block_start",
+        "content_block_delta",
         "content_block_stop",
         "content_block_start",
         "content_block_delta",
@@ -294,8 +316,26 @@ def test_a_message_as_it_comes(client: TestClient) -> None:
         "message_delta",
         "message_stop",
     ]
+    fragments = [
+        data["delta"]["partial_json"]
+        for name, data in found
+        if name == "content_block_delta" and data["delta"]["type"] == "input_json_delta"
+    ]
+    assert len(fragments) > 5
+    assert json.loads("".join(fragments)) == {"a": 1, "b": 2}
     assert found[-2][1]["delta"]["stop_reason"] == "tool_use"
     assert found[-2][1]["usage"]["output_tokens"] > 5
+
+
+@pytest.mark.parametrize(("written", "taken"), [("[1, 2]", [1, 2]), ('"{\\"a\\": 1}"', None), ('"x"', "x")])
+def test_arguments_that_are_no_object_are_put_into_one(client: TestClient, written: str, taken: Any) -> None:
+    text = f'say <tool_call>{{"name": "add", "arguments": {written}}}</tool_call>'
+    body = {"max_tokens": 200, "temperature": 0, "tools": [TOOL], "messages": [{"role": "user", "content": text}]}
+    expected = {"arguments": taken} if taken else {"a": 1}
+    assert post(client, "/v1/messages", body)["content"][0]["input"] == expected
+    found = events(client.post("/v1/messages", json={**body, "stream": True}).text)
+    fragments = [data["delta"]["partial_json"] for name, data in found if name == "content_block_delta"]
+    assert json.loads("".join(fragments)) == expected
 
 
 def test_a_schema_for_a_message(client: TestClient) -> None:

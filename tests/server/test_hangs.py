@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,5 +156,110 @@ def test_where_the_engine_cannot_be_ended_it_is_left_behind() -> None:
             assert status == 503
             await recovered(app)
             assert models.open_models()["scripted"] is not left
+
+    asyncio.run(main())
+
+
+# ---- while a model is opened
+
+OPENING: dict[str, Any] = {**HASTE, "open_s": 2.0}
+HERE: dict[str, Any] = {"open_s": 0.5}  # in this process, where nothing has to start first
+
+
+async def until_health(app: Guard, status: int, word: str) -> None:
+    for _ in range(int(LONG / 0.05)):
+        found, told = await health(app)
+        if (found, told["status"]) == (status, word):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"health never was {status} {word}")
+
+
+def test_a_model_that_hangs_while_it_is_opened(tmp_path: Path) -> None:
+    """Whoever waits is told, it is opened once more, and others are served meanwhile."""
+
+    async def main() -> None:
+        app = application(spec(), spec("late", hangs=str(tmp_path / "once")), **OPENING)
+        async with started(app) as models:
+            await recovered(app)
+            waiting = [
+                Call(app, CHAT, user("x", model="late")),
+                Call(app, CHAT, user("x", model="late", stream=True)),
+                Call(app, "/v1/embeddings", {"input": "x", "model": "late"}),
+                Call(app, "/tokenize", {"content": "x", "model": "late"}),
+            ]
+            await until(lambda: models.state("late") == "stalled", LONG)
+            assert (await health(app))[0] == 503
+            status, found = await ask(app, "canary")
+            assert (status, found["choices"][0]["message"]["content"]) == (200, "You said: canary")
+            await asyncio.wait_for(asyncio.gather(*(call.task for call in waiting)), LONG)
+            for call in waiting:
+                assert call.status == 503
+                told = json.loads(call.sent)["error"]
+                assert (told["code"], b"retry-after" in call.headers) == ("engine_error", True)
+                assert "late showed no sign of life for 2 s while it was opened" in told["message"]
+            await until_health(app, 200, "ok")
+            status, found = await ask(app, "hello", model="late")
+            assert (status, found["choices"][0]["message"]["content"]) == (200, "You said: hello")
+            assert models.n_restarts == {"late": 1}
+
+    asyncio.run(main())
+
+
+def test_one_that_never_opens_is_left_to_whoever_asks_next() -> None:
+    async def main() -> None:
+        app = application(spec(), spec("never", hangs=True), spec("other"), **HERE)
+        async with started(app) as models:
+            call = Call(app, CHAT, user("x", model="never"))
+            await until(lambda: models.state("never") == "loading")
+            other = Call(app, CHAT, user("x", model="other"))  # opened one after the other: it waits
+            await asyncio.wait_for(call.task, LONG)
+            assert call.status == 503
+            await until_health(app, 503, "failed")
+            await asyncio.wait_for(other.task, LONG)
+            assert other.status == 200
+            assert (await ask(app, "canary"))[0] == 200
+            assert models.n_restarts == {"never": 1}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("where", [OPENING, {"open_s": 1.0}])
+def test_opening_that_works_for_long_is_no_hang(where: dict[str, Any]) -> None:
+    async def main() -> None:
+        app = application(spec(busy_s=2.0 * where["open_s"]), **where)
+        async with started(app) as models:
+            assert (await ask(app, "hello"))[0] == 200
+            assert models.n_restarts == {}
+
+    asyncio.run(main())
+
+
+def test_a_model_that_hangs_where_the_server_begins(tmp_path: Path) -> None:
+    """It is opened once more; only when that hangs too the server ends, and says why."""
+
+    async def begun(**arguments: Any) -> list[BaseException]:
+        failed: list[BaseException] = []
+        models = Models((spec(**arguments),), in_process=True, **HERE)
+        models.start(("scripted",), failed.append)
+        await until(lambda: bool(failed or models.open_models()), LONG)
+        await models.close()
+        return failed
+
+    assert asyncio.run(begun(hangs=str(tmp_path / "once"))) == []
+    (error,) = asyncio.run(begun(hangs=True))
+    assert "showed no sign of life" in str(error)
+
+
+def test_nobody_waits_for_ever_for_a_model_to_open() -> None:
+    async def main() -> None:
+        app = application(spec(slow_s=8.0), request_s=0.5, open_s=60.0)
+        async with started(app):
+            paths: list[tuple[str, Any]] = [(CHAT, user("x")), ("/v1/embeddings", {"input": "x"})]
+            calls = [Call(app, path, body) for path, body in [*paths, ("/tokenize", {"content": "x"})]]
+            await asyncio.wait_for(asyncio.gather(*(call.task for call in calls)), LONG)
+            for call in calls:
+                assert call.status == 503
+                assert "is still being opened after 0.5 s" in json.loads(call.sent)["error"]["message"]
 
     asyncio.run(main())

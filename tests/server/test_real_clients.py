@@ -151,6 +151,27 @@ def test_openai_tools_and_schemas(ask: openai.OpenAI) -> None:
         assert len(stream.get_final_response().output_text) == 4
 
 
+def test_calls_are_streamed_as_they_are_written(ask: openai.OpenAI) -> None:
+    """The helper puts together what was not streamed, from many fragments, for one call and for several."""
+    strict: Any = {**TOOL, "function": {**TOOL["function"], "strict": True}}
+    messages: Any = [{"role": "user", "content": "How is the weather in Paris?"}]
+    options: Any = {"model": NAME, "messages": messages, "temperature": 0, "max_tokens": 200, "tools": [strict]}
+    choices: list[Any] = [{"type": "function", "function": {"name": "get_weather"}}, "required"]
+    for choice in choices:
+        whole: Any = ask.chat.completions.create(**options, tool_choice=choice).choices[0].message.tool_calls
+        n_fragments = 0
+        done: list[str] = []
+        with ask.chat.completions.stream(**options, tool_choice=choice) as stream:
+            for event in stream:
+                n_fragments += event.type == "tool_calls.function.arguments.delta"
+                if event.type == "tool_calls.function.arguments.done":
+                    done.append(event.arguments)
+            calls: Any = stream.get_final_completion().choices[0].message.tool_calls
+        assert n_fragments > 3 * len(calls)
+        assert done == [call.function.arguments for call in calls] == [call.function.arguments for call in whole]
+        assert all(set(call.function.parsed_arguments) == {"city", "unit"} for call in calls)
+
+
 def test_openai_embeddings_and_texts(ask: openai.OpenAI) -> None:
     data = ask.embeddings.create(model=NAME, input=["a cat", "a kitten", "taxes"]).data
     one, two, three = (np.array(entry.embedding) for entry in data)

@@ -1,85 +1,20 @@
-"""Tool calls: found in text however it is cut, demanded by grammar, told to templates that know none."""
+"""Tool calls over HTTP, also by the clients of OpenAI and Anthropic: found in answers, streamed as they are written,
+demanded by grammar, told to templates that know none."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from typing import Any
 
+import anthropic
+import openai
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-from serving import CALL, PARAMETERS, events, opened, spec, user
+from serving import CALL, PARAMETERS, URL, events, opened, spec, user
 from starlette.testclient import TestClient
-
-from edgeinfer.server import formats
-from edgeinfer.server.tools import CallParser, ToolCall, plain_messages
 
 CHAT = "/v1/chat/completions"
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": PARAMETERS}}]
-
-
-def parsed(pieces: list[str], names: tuple[str, ...] = ("add",)) -> list[Any]:
-    parser = CallParser(names)
-    parts = [part for piece in pieces for part in parser.feed(piece)] + parser.flush()
-    found: list[Any] = []
-    for part in parts:
-        if isinstance(part, ToolCall):
-            found.append((part.name, json.loads(part.arguments)))
-        elif found and isinstance(found[-1], str):
-            found[-1] += part
-        else:
-            found.append(part)
-    return found
-
-
-ONE = ("add", {"a": 1, "b": 2})
-BARE = '{"name": "add", "arguments": {"a": 1, "b": 2}}'
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("plain text", ["plain text"]),
-        (CALL, [ONE]),
-        (f"\n{CALL}\n{CALL}\n", [ONE, ONE]),
-        (f"I add: {CALL}", ["I add: ", ONE]),
-        (f"{CALL} and so on", [ONE, "and so on"]),
-        (CALL.replace('{"name"', '{{"name"').replace("}}\n", "}}}\n"), [ONE]),
-        (CALL.removesuffix("\n</tool_call>"), [ONE]),
-        (BARE, [ONE]),
-        (f"```json\n{BARE}\n```", [ONE]),
-        (f"```\n{BARE}\n```", [ONE]),
-        ("```python\nx = {}\n```", ["```python\nx = {}\n```"]),
-        ('{"name": "other", "arguments": {}}', ['{"name": "other", "arguments": {}}']),
-        ("<tool_call>\nnonsense\n</tool_call>", ["<tool_call>\nnonsense\n</tool_call>"]),
-        ("a < b and <tool", ["a < b and <tool"]),
-        ("<tool_call>", ["<tool_call>"]),
-        (f"no call: {BARE}", [f"no call: {BARE}"]),
-        ('<tool_call>{"name": "add", "parameters": {"a": 1, "b": 2}}</tool_call>', [ONE]),
-        ('{"a": 1}', ['{"a": 1}']),
-        ("", []),
-    ],
-)
-def test_calls_in_text(text: str, expected: list[Any]) -> None:
-    assert parsed([text]) == expected
-    assert parsed(list(text)) == expected
-
-
-@given(st.text(max_size=30), st.lists(st.integers(1, 9), max_size=60))
-def test_how_text_is_cut_makes_no_difference(before: str, cuts: list[int]) -> None:
-    text = f"{before}{CALL}\n{CALL} end <tool_ca"
-    ends = [0, *itertools.accumulate(cuts), len(text)]
-    pieces = [text[a:b] for a, b in itertools.pairwise(sorted(min(end, len(text)) for end in ends))]
-    assert parsed(pieces) == parsed([text])
-
-
-def test_text_that_can_be_no_call_is_not_held_back() -> None:
-    parser = CallParser(["add"])
-    assert parser.feed("The sum ") == ["The sum "]
-    assert parser.feed("is < 5") == ["is < 5"]
-    assert CallParser(["add"]).feed("```python\n") == ["```python\n"]
 
 
 # ---- over HTTP
@@ -100,10 +35,92 @@ def test_the_same_streamed(client: TestClient) -> None:
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
     assert text == "Well. "
-    assert [call.index for call in calls] == [0, 1]
-    assert len({call.id for call in calls}) == 2
-    assert all(call.function and json.loads(call.function.arguments or "") == {"a": 1, "b": 2} for call in calls)
+    for i in (0, 1):
+        first, *rest = [call for call in calls if call.index == i]
+        assert first.function
+        assert (first.type, first.function.name, first.function.arguments) == ("function", "add", "")
+        assert all((call.id, call.type, call.function and call.function.name) == (None, None, None) for call in rest)
+        assert len(rest) > 5
+        arguments = "".join((call.function and call.function.arguments) or "" for call in rest)
+        assert json.loads(arguments) == {"a": 1, "b": 2}
+    assert len({call.id for call in calls if call.id}) == 2
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_a_stream_that_is_cut_within_a_call(client: TestClient) -> None:
+    body = user(f"say {CALL}", tools=TOOLS, max_tokens=len(CALL) - 15)
+    whole = client.post(CHAT, json=body).json()["choices"][0]
+    chunks = [data["choices"][0] for _, data in events(client.post(CHAT, json={**body, "stream": True}).text)[:-1]]
+    calls = [call for chunk in chunks for call in chunk["delta"].get("tool_calls", ())]
+    told = "".join(call["function"]["arguments"] for call in calls)
+    assert told == whole["message"]["tool_calls"][0]["function"]["arguments"] == '{"a": 1, "b": 2'
+    assert chunks[-1]["finish_reason"] == whole["finish_reason"] == "length"
+
+
+STRICT: Any = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}]  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("text", "choice", "n_calls"),
+    [
+        (f"say {CALL}", "auto", 1),
+        (f"say Well. {CALL}\n{CALL}", "auto", 2),
+        (f"say {CALL[12:-13]}", "auto", 1),
+        (f"say {CALL}", "none", 0),
+        ("say never", "required", None),
+        ("say never", {"type": "function", "function": {"name": "add"}}, 1),
+    ],
+)
+def test_openai_s_helper_for_streams(client: TestClient, text: str, choice: Any, n_calls: int | None) -> None:
+    options: Any = {"model": "scripted", "messages": user(text)["messages"], "temperature": 0, "tools": STRICT}
+    ask = openai.OpenAI(base_url=f"{URL}/v1", api_key="x", http_client=client, max_retries=0)
+    whole = ask.chat.completions.create(**options, tool_choice=choice).choices[0]
+    told: dict[int, str] = {}
+    done = []
+    with ask.chat.completions.stream(**options, tool_choice=choice) as stream:
+        for event in stream:
+            if event.type == "tool_calls.function.arguments.delta":
+                told[event.index] = told.get(event.index, "") + event.arguments_delta
+                assert event.arguments == told[event.index]
+            elif event.type == "tool_calls.function.arguments.done":
+                done.append((event.name, event.arguments))
+        final = stream.get_final_completion().choices[0]
+    calls: Any = final.message.tool_calls or []
+    expected: Any = whole.message.tool_calls or []
+    assert [(call.function.name, call.function.arguments) for call in calls] == done
+    assert [(call.function.name, call.function.arguments) for call in expected] == done
+    assert list(told.values()) == [arguments for _, arguments in done]
+    assert n_calls is None or len(calls) == n_calls
+    assert final.finish_reason == whole.finish_reason == ("tool_calls" if done else "stop")
+    assert (final.message.content or "") == (whole.message.content or "")
+    if "Well" in text:
+        assert [call.function.parsed_arguments for call in calls] == [{"a": 1, "b": 2}] * 2
+
+
+def test_the_other_helpers_for_streams(client: TestClient) -> None:
+    text = f"say {CALL}\n{CALL}"
+    function: Any = {"type": "function", **STRICT[0]["function"]}
+    ask = openai.OpenAI(base_url=f"{URL}/v1", api_key="x", http_client=client, max_retries=0)
+    told = ""
+    with ask.responses.stream(model="scripted", input=text, tools=[function], temperature=0) as stream:
+        for event in stream:
+            if event.type == "response.function_call_arguments.delta":
+                told += event.delta
+                assert told.endswith(event.snapshot)
+        output: Any = stream.get_final_response().output
+    assert [json.loads(call.arguments) for call in output] == [{"a": 1, "b": 2}] * 2
+    assert told == "".join(call.arguments for call in output)
+    tool: Any = {"name": "add", "input_schema": PARAMETERS}
+    turns: Any = [{"role": "user", "content": text}]
+    claude = anthropic.Anthropic(base_url=URL, api_key="x", http_client=client, max_retries=0)
+    seen = []
+    with claude.messages.stream(model="scripted", max_tokens=300, messages=turns, tools=[tool]) as messages:
+        for part in messages:
+            if part.type == "input_json":
+                seen.append(part.snapshot)
+        content: Any = messages.get_final_message().content
+    assert [block.input for block in content] == [{"a": 1, "b": 2}] * 2
+    assert {"a": 1} in seen
 
 
 def test_without_tools_a_call_is_text(client: TestClient) -> None:
@@ -153,13 +170,6 @@ def test_tools_that_cannot_be(client: TestClient, extra: dict[str, Any]) -> None
     assert response.status_code == 400, response.text
 
 
-def test_several_kinds_of_call_by_grammar() -> None:
-    tools: list[dict[str, Any]] = [{"name": "a", "parameters": PARAMETERS}, {"name": "b", "parameters": None}]
-    grammar = formats.calls(tools, parallel=True)
-    assert grammar.kind == "lark"
-    assert "#/anyOf/0/properties/arguments/$defs/n" in grammar.source
-
-
 # ---- templates that know no tools
 
 
@@ -170,22 +180,3 @@ def test_a_template_without_tools_is_told_as_text() -> None:
         assert told > count + 200
         found = client.post(CHAT, json=user(f"say {CALL}", tools=TOOLS)).json()
         assert found["choices"][0]["finish_reason"] == "tool_calls"
-
-
-def test_plain_messages() -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
-    messages: list[dict[str, Any]] = [
-        {"role": "system", "content": "be kind"},
-        {"role": "user", "content": "1 + 2?"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": "3", "tool_call_id": "1"},
-        {"role": "tool", "content": "4", "tool_call_id": "2"},
-    ]
-    plain = plain_messages(messages, TOOLS)
-    assert [message["role"] for message in plain] == ["system", "user", "assistant", "user"]
-    assert plain[0]["content"].startswith("be kind\n\n")
-    assert '"name": "add"' in plain[0]["content"]
-    assert plain[2]["content"] == CALL
-    assert plain[3]["content"] == "<tool_response>\n3\n</tool_response>\n<tool_response>\n4\n</tool_response>"
-    assert plain_messages(messages[1:2], None) == messages[1:2]
-    assert messages[0]["content"] == "be kind"

@@ -12,9 +12,9 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from edgeinfer.bodies.fields import Sampling, StreamOptions
+from edgeinfer.bodies.parts import finish_word, finite, legacy_logprobs, usage_part
 from edgeinfer.core import Answer, GenerationStats, Token
-from edgeinfer.server.api.fields import Sampling, StreamOptions
-from edgeinfer.server.api.openai_parts import finish_word, finite, legacy_logprobs, usage_part
 from edgeinfer.server.asking import Ask, Asking, Running, timings, usage
 from edgeinfer.server.problems import JSON, Problem, told
 from edgeinfer.server.sse import EventStream, event, unless_left
@@ -126,7 +126,7 @@ def _likelihood(answer: Answer) -> float:
 
 
 def _choice(i: int, answer: Answer, before: str, body: CompletionBody, model: Model) -> dict[str, Any]:
-    logprobs = legacy_logprobs(answer.tokens, model, len(before)) if body.logprobs is not None else None
+    logprobs = legacy_logprobs(answer.tokens, model.token_bytes, len(before)) if body.logprobs is not None else None
     return {"index": i, "text": before + answer.text, "logprobs": logprobs, "finish_reason": finish_word(answer)}
 
 
@@ -151,7 +151,7 @@ async def _chunks(runs: list[Running], body: CompletionBody, head: dict[str, Any
                     offsets[i] += len(got.text)
                     choice["text"] += got.text
                     if body.logprobs is not None:
-                        choice["logprobs"] = legacy_logprobs((got,), run.model, offset)
+                        choice["logprobs"] = legacy_logprobs((got,), run.model.token_bytes, offset)
                 else:
                     choice["finish_reason"] = finish_word(got)
                     last = {"timings": timings(got.stats)}

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
-import numpy.typing as npt
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from edgeinfer.bodies.fields import Body
+from edgeinfer.bodies.parts import vector_part
 from edgeinfer.server.api.completions import TokenIds
-from edgeinfer.server.api.fields import Body
 from edgeinfer.server.asking import Asking
 from edgeinfer.server.problems import JSON, Problem
 from edgeinfer.server.sse import unless_left
@@ -61,19 +59,8 @@ async def _embedded(asking: Asking, body: EmbeddingBody) -> Response:
             raise Problem(503, message, code="timeout", headers={"Retry-After": "10"}) from None
         n_tokens = sum(n for _, n in found)
         data = [
-            {"object": "embedding", "index": i, "embedding": _written(vector, body)}
+            {"object": "embedding", "index": i, "embedding": vector_part(vector, body.dimensions, body.encoding_format)}
             for i, (vector, _) in enumerate(found)
         ]
         costs = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
         return JSON({"object": "list", "data": data, "model": model.name, "usage": costs})
-
-
-def _written(vector: npt.NDArray[np.float32], body: EmbeddingBody) -> Any:
-    n = body.dimensions
-    if n is not None:
-        if n > len(vector):
-            raise Problem(400, f"dimensions is {n}, but this model has {len(vector)}", param="dimensions")
-        vector = vector[:n] / max(float(np.linalg.norm(vector[:n])), 1e-12)
-    if body.encoding_format == "base64":
-        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    return [float(number) for number in vector]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from edgeinfer.bodies import formats
+from edgeinfer.bodies.calls import CallBegun, CallEnded, CallParser, CallPart, Part, ToolCall, said
+from edgeinfer.bodies.fields import Body, Function, Number, Toolbox, text_of, toolbox
+from edgeinfer.bodies.tools import plain_messages
 from edgeinfer.core import Answer, GenerationStats, Token
-from edgeinfer.server import formats, problems
-from edgeinfer.server.api.fields import Body, Function, Number, Toolbox, text_of, toolbox
+from edgeinfer.server import problems
 from edgeinfer.server.asking import Ask, Asking, Running, timings, usage
 from edgeinfer.server.problems import JSON, Problem
 from edgeinfer.server.sse import EventStream, event, unless_left
-from edgeinfer.server.tools import CallParser, ToolCall, plain_messages
 
 __all__ = ["MessagesBody", "router"]
 
@@ -174,47 +176,36 @@ async def converse(request: Request, body: MessagesBody) -> Response:
         answer = (await unless_left(request, running.answers()))[0]
     finally:
         await running.close()
-    parser = CallParser(box.names)
-    parts = [*parser.feed(answer.text), *parser.flush()] if box.names else [answer.text]
-    content = [_block(part) for part in _joined(parts)]
-    end = _end(answer, any(isinstance(part, ToolCall) for part in parts), body.max_tokens)
+    whole = said(answer.text, box.names)
+    content = [_block(part) for part in whole.parts]
+    end = _end(answer, body.max_tokens, called=bool(whole.calls), half=whole.half)
     costs = {"usage": _usage(usage([answer])), "timings": timings(answer.stats)}
     return JSON({**head, "content": content, **end, **costs})
-
-
-def _joined(parts: Sequence[str | ToolCall]) -> list[str | ToolCall]:
-    """Without empty texts, and neighbouring ones as one."""
-    found: list[str | ToolCall] = []
-    for part in parts:
-        if isinstance(part, str) and found and isinstance(found[-1], str):
-            found[-1] += part
-        elif part:
-            found.append(part)
-    return found
 
 
 def _block(part: str | ToolCall) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    return {"type": "tool_use", "id": _id(part), "name": part.name, "input": _input(part)}
+    return {"type": "tool_use", "id": _id(part.id), "name": part.name, "input": _input(part.arguments)}
 
 
-def _id(call: ToolCall) -> str:
-    return "toolu_" + call.id.removeprefix("call_")
+def _id(name: str) -> str:
+    return "toolu_" + name.removeprefix("call_")
 
 
-def _input(call: ToolCall) -> dict[str, Any]:
+def _input(arguments: str) -> dict[str, Any]:
     """The arguments, which must be an object here."""
     try:
-        value = json.loads(call.arguments)
-    except ValueError:
-        value = call.arguments
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        value = arguments
     return value if isinstance(value, dict) else {"arguments": value}
 
 
-def _end(answer: Answer, called: bool, max_tokens: int) -> dict[str, Any]:
+def _end(answer: Answer, max_tokens: int, *, called: bool, half: bool) -> dict[str, Any]:
+    """Why it ended. ``called``: there are calls in it; ``half``: the last of them has no end."""
     reason = "end_turn"
-    if called:
+    if called and (not half or answer.finish_reason == "stop"):
         reason = "tool_use"
     elif answer.finish_reason != "stop":
         full = answer.finish_reason == "length" and answer.stats.n_generated < max_tokens
@@ -252,7 +243,7 @@ async def _events(running: Running, box: Toolbox, head: dict[str, Any], most: in
         yield told("message_start", message={**head, **empty})
         async for _, got in running.events():
             if isinstance(got, Token):
-                parts = parser.feed(got.text) if box.names else [got.text]
+                parts: list[Part] = parser.feed(got.text) if box.names else [got.text]
             else:
                 parts = parser.flush() if box.names else []
             for part in parts:
@@ -261,7 +252,7 @@ async def _events(running: Running, box: Toolbox, head: dict[str, Any], most: in
             if isinstance(got, Answer):
                 for kind, fields in blocks.close():
                     yield told(kind, **fields)
-                end = _end(got, blocks.called, most)
+                end = _end(got, most, called=blocks.called, half=parser.half)
                 yield told("message_delta", delta=end, usage=_usage(usage([got])), timings=timings(got.stats))
         yield told("message_stop")
     except Exception as error:
@@ -269,25 +260,36 @@ async def _events(running: Running, box: Toolbox, head: dict[str, Any], most: in
 
 
 class _Blocks:
-    """The blocks of an answer's content as they come."""
+    """The blocks of an answer's content as they come. ``called``: there are calls among them."""
 
     def __init__(self) -> None:
         self.called = False
         self._index = -1
         self._open = False
+        self._arguments: str | None = None  # of a call whose arguments are no object, until all of them are there
 
-    def add(self, part: str | ToolCall) -> list[tuple[str, dict[str, Any]]]:
-        if isinstance(part, str):
-            if not part:
-                return []
-            events = [] if self._open else self._start({"type": "text", "text": ""})
-            self._open = True
-            return [*events, self._delta({"type": "text_delta", "text": part})]
-        self.called = True
-        begun = self._start({"type": "tool_use", "id": _id(part), "name": part.name, "input": {}})
-        arguments = json.dumps(_input(part), ensure_ascii=False)
-        self._open = True
-        return [*begun, self._delta({"type": "input_json_delta", "partial_json": arguments}), *self.close()]
+    def add(self, part: Part) -> list[tuple[str, dict[str, Any]]]:
+        if isinstance(part, CallBegun):
+            self.called, self._arguments = True, ""
+            return self._start({"type": "tool_use", "id": _id(part.id), "name": part.name, "input": {}})
+        if isinstance(part, CallPart):
+            return self._json(part.text)
+        if isinstance(part, CallEnded):
+            rest = json.dumps(_input(self._arguments), ensure_ascii=False) if self._arguments else ""
+            self._arguments = None
+            return [*self._json(rest), *self.close()]
+        if not part:
+            return []
+        events = [] if self._open else self._start({"type": "text", "text": ""})
+        return [*events, self._delta({"type": "text_delta", "text": part})]
+
+    def _json(self, text: str) -> list[tuple[str, dict[str, Any]]]:
+        """Arguments as they come where they are an object, which they must be here; else all at once, in one."""
+        if self._arguments is not None and (self._arguments or not text.startswith("{")):
+            self._arguments += text
+            return []
+        self._arguments = None
+        return [self._delta({"type": "input_json_delta", "partial_json": text})] if text else []
 
     def close(self) -> list[tuple[str, dict[str, Any]]]:
         if not self._open:
@@ -298,6 +300,7 @@ class _Blocks:
     def _start(self, block: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         events = self.close()
         self._index += 1
+        self._open = True
         return [*events, ("content_block_start", {"index": self._index, "content_block": block})]
 
     def _delta(self, delta: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from edgeinfer.server.api.chat import ChatMessage, Tool, message_for_template
+from edgeinfer.bodies.chat import ChatMessage, Tool, message_for_template
+from edgeinfer.bodies.fields import Body, toolbox
+from edgeinfer.bodies.tools import plain_messages
 from edgeinfer.server.api.completions import TokenId
-from edgeinfer.server.api.fields import Body, toolbox
 from edgeinfer.server.asking import Asking
 from edgeinfer.server.problems import JSON, Problem
 from edgeinfer.server.sse import unless_left
-from edgeinfer.server.tools import plain_messages
 
 __all__ = ["router"]
 

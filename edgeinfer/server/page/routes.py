@@ -15,9 +15,9 @@ from pydantic import Field
 from starlette.responses import Response
 
 from edgeinfer import __version__
+from edgeinfer.bodies.fields import Body
 from edgeinfer.core import SamplingParams
 from edgeinfer.errors import UsageError
-from edgeinfer.server.api.fields import Body
 from edgeinfer.server.asking import Asking
 from edgeinfer.server.page.answering import Question, answering
 from edgeinfer.server.page.keeping import Kept

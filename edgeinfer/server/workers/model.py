@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgeinfer.core import Answer, Token
 from edgeinfer.errors import EdgeInferError, EngineError, RequestCancelled
-from edgeinfer.server.workers import wire
+from edgeinfer.server.workers import life, wire
 from edgeinfer.server.workers.transport import Received, Transport
 from edgeinfer.server.workers.wire import Frame
 
@@ -134,7 +134,8 @@ class Model:
         self._facts.add_done_callback(lambda future: future.cancelled() or future.exception())
         self._gone = self._closing = False
         self._n_steps = self._n_steps_at_first = self._n_computing = -1
-        self._moved = time.monotonic()
+        self._moved = self._seen = time.monotonic()
+        self._life: life.Signs = ()
         self._transport = connect(self._received)
 
     async def ready(self) -> Facts:
@@ -175,6 +176,21 @@ class Model:
     def forgive(self, late_s: float) -> None:
         """We ourselves did not run for so long: the model may not have either."""
         self._moved += late_s
+        self._seen += late_s
+
+    def silent_s(self) -> float:
+        """Seconds without a sign of life while it is being opened: a word, processor time, bytes read or memory taken.
+        0 once it is open."""
+        if self._facts.done() or self._gone:
+            return 0.0
+        signs = life.signs(self.pid, self._transport.thread)
+        if signs != self._life:
+            self._life, self._seen = signs, time.monotonic()
+        return time.monotonic() - self._seen
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of a token that log-probabilities have named."""
+        return self.pieces.get(token_id, b"")
 
     # ---- asking
 
@@ -270,6 +286,7 @@ class Model:
             if not self._facts.done():
                 self._facts.set_exception(wire.error_from(frame["failed"]))
         else:
+            self._seen = time.monotonic()
             self._said(frame["said"])
 
     def _felt(self, n_steps: int, n_computing: int, n_running: int, n_waiting: int) -> None:

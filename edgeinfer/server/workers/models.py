@@ -76,6 +76,7 @@ class Models:
         idle_s: float = 0.0,
         stalled_s: float = 4.0,
         hang_s: float = 10.0,
+        open_s: float = 60.0,
         in_process: bool = False,
         said: Callable[[str], None] = _LOG.info,
     ) -> None:
@@ -83,6 +84,7 @@ class Models:
         self._others = others
         self._memory_bytes = memory_bytes
         self._idle_s, self._stalled_s, self._hang_s = idle_s, stalled_s, hang_s
+        self._open_s = open_s
         self._in_process = in_process
         self._said = said
         self._slots: dict[str, _Slot] = {}
@@ -124,13 +126,20 @@ class Models:
         if slot is None:
             return "failed" if name in self._failed else "unloaded"
         if slot.model is None:
-            return "restarting" if slot.restarting else "loading"
+            if slot.restarting:
+                return "restarting"
+            return "stalled" if self._silent_s(slot) > self._open_s / 2 else "loading"
         return "stalled" if slot.model.stalled_s() > self._stalled_s else "ready"
 
     def trouble(self) -> dict[str, ModelState]:
         """The models that do not answer as they should."""
         states = {name: self.state(name) for name in {*self._slots, *self._failed}}
         return {name: state for name, state in states.items() if state in ("stalled", "restarting", "failed")}
+
+    def _silent_s(self, slot: _Slot) -> float:
+        """Seconds without a sign of life from a model that is being opened."""
+        opening = self._opening
+        return opening.silent_s() if opening is not None and opening.name == slot.spec.name else 0.0
 
     # ---- using
 
@@ -251,15 +260,21 @@ class Models:
     ) -> None:
         """Watch from now on, and open these; ``failed`` hears of one that cannot be. On the event loop."""
 
-        def opened(task: asyncio.Task[Model]) -> None:
+        def opened(slot: _Slot, task: asyncio.Task[Model]) -> None:
             error = None if task.cancelled() else task.exception()
-            if error is not None:
+            again = self._slots.get(slot.spec.name, slot)
+            if error is not None and again is not slot:
+                follow(again)
+            elif error is not None:
                 failed(error)
+
+        def follow(slot: _Slot) -> None:
+            slot.opening.add_done_callback(lambda task: opened(slot, task))
 
         self._spawn(self._watch())
         for name in preload:
             if name not in self._slots:
-                self._open(self.find(name)).opening.add_done_callback(opened)
+                follow(self._open(self.find(name)))
 
     async def _watch(self) -> None:
         last = time.monotonic()
@@ -267,15 +282,29 @@ class Models:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
             late_s, last = now - last - _TICK_S, now
+            if late_s > 1:
+                for model in (self._opening, *(slot.model for slot in self._slots.values())):
+                    if model is not None:
+                        model.forgive(late_s)
             for slot in list(self._slots.values()):
                 if slot.model is None:
+                    if self._silent_s(slot) > self._open_s:
+                        self._give_up(slot)
                     continue
-                if late_s > 1:
-                    slot.model.forgive(late_s)
                 if slot.model.stalled_s() > self._hang_s * slot.patience:
                     self._restart(slot, "a step of the engine did not end")
                 elif self._idle_s and not slot.n_users and now - slot.last_used > self._idle_s:
                     self._unload(slot, f"after {self._idle_s:.0f} s without a request")
+
+    def _give_up(self, slot: _Slot) -> None:
+        """Opening does not get on: it is tried once more, and then left to whoever asks next."""
+        name, opening = slot.spec.name, self._opening
+        why = f"{name} showed no sign of life for {self._open_s:g} s while it was opened"
+        again = not slot.restarting
+        if again:
+            self._restart(slot, "it hung while it was opened")
+        if opening is not None:
+            opening.kill(EngineError(f"{why}; {'it is tried again' if again else 'look at its files and its device'}"))
 
     def _died(self, name: str) -> None:
         slot = self._slots.get(name)

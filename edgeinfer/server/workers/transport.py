@@ -33,6 +33,11 @@ class Transport(Protocol):
         """The process that the model has to itself, if it has one."""
         ...
 
+    @property
+    def thread(self) -> int | None:
+        """The native id of the thread that opens the model, where it has no process to itself."""
+        ...
+
     def send(self, frame: Frame) -> None:
         """Queue a frame. Does not block; lost where nobody is there any more."""
         ...
@@ -48,6 +53,8 @@ class Transport(Protocol):
 
 class ChildProcess:
     """A model in a Python process of its own, which this one can end whatever its engine is doing."""
+
+    thread = None
 
     def __init__(self, opener: str, arguments: Mapping[str, Any], received: Received) -> None:
         self._received = received
@@ -111,6 +118,10 @@ class SameProcess:
         self._killed = False
         self._thread = threading.Thread(target=self._run, name="edgeinfer-model", daemon=True)
         self._thread.start()
+
+    @property
+    def thread(self) -> int | None:
+        return self._thread.native_id
 
     def send(self, frame: Frame) -> None:
         if self._worker is not None and not self._killed:

@@ -3,15 +3,14 @@ errors; those that clients send and that mean nothing here are named, and let be
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from edgeinfer.bodies import formats
+from edgeinfer.bodies.errors import BodyError
 from edgeinfer.core import Grammar
-from edgeinfer.server import formats
-from edgeinfer.server.problems import Problem
 
 __all__ = ["Body", "Function", "Sampling", "Seed", "StreamOptions", "Toolbox", "text_of", "toolbox"]
 
@@ -80,15 +79,15 @@ def _bias(given: Mapping[str, float]) -> dict[int, float]:
     try:
         return {int(token_id): bias for token_id, bias in given.items()}
     except ValueError:
-        raise Problem(400, "logit_bias: its keys must be token ids, as text", param="logit_bias") from None
+        raise BodyError("logit_bias: its keys must be token ids, as text", param="logit_bias") from None
 
 
 # ---- text
 
 
 def text_of(content: Any, where: str) -> str:
-    """The text of a message's content: itself, or parts of text joined. Raises `Problem` for pictures, sound and files,
-    which no model here can take."""
+    """The text of a message's content: itself, or parts of text joined. Raises `BodyError` for pictures, sound and
+    files, which no model here can take."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -97,10 +96,10 @@ def text_of(content: Any, where: str) -> str:
     for part in content:
         kind = part.get("type")
         if kind not in ("text", "input_text", "output_text", "refusal"):
-            raise Problem(400, f"{where} has a part of type {str(kind)[:40]!r}, but models here take text", param=where)
+            raise BodyError(f"{where} has a part of type {str(kind)[:40]!r}, but models here take text", param=where)
         text = part.get("refusal" if kind == "refusal" else "text")
         if not isinstance(text, str):
-            raise Problem(400, f"{where} has a part without text", param=where)
+            raise BodyError(f"{where} has a part without text", param=where)
         texts.append(text)
     return "\n".join(texts)
 
@@ -136,17 +135,18 @@ def toolbox(
     parallel: bool = True,
 ) -> Toolbox:
     """``choice`` is one of the three words, or ``=NAME`` for one function that must be called. ``only``: the names of
-    those that may be. Raises `Problem` for a name that is not among them, `GrammarError` for a schema that is none."""
+    those that may be. Raises `BodyError` for a name that is not among them, `GrammarError` for a schema that is
+    none."""
     known = {function.name: function for function in functions or ()}
     if len(known) < len(functions or ()):
-        raise Problem(400, "two tools have one name", param="tools")
+        raise BodyError("two tools have one name", param="tools")
     wanted = [choice[1:]] if choice.startswith("=") else list(only if only is not None else known)
     for name in wanted:
         if name not in known:
-            raise Problem(400, f"tool_choice names {name[:80]!r}, which is not among the tools", param="tool_choice")
+            raise BodyError(f"tool_choice names {name[:80]!r}, which is not among the tools", param="tool_choice")
     if choice == "none" or not known:
         if choice == "required":
-            raise Problem(400, "tool_choice demands a call, but there are no tools", param="tool_choice")
+            raise BodyError("tool_choice demands a call, but there are no tools", param="tool_choice")
         return Toolbox()
     told = [{"type": "function", "function": _told(function)} for function in known.values()]
     grammar = None
@@ -159,12 +159,3 @@ def toolbox(
 def _told(function: Function) -> dict[str, Any]:
     parameters = function.parameters or {"type": "object", "properties": {}}
     return {"name": function.name, "description": function.description or "", "parameters": parameters}
-
-
-def arguments_of(text: str) -> Any:
-    """The arguments of an earlier call for a template, which writes them as JSON itself; text that is none stays
-    text."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text

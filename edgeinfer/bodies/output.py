@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
+from edgeinfer.bodies.calls import CallBegun, CallEnded, CallParser, CallPart, Part, random_id
+from edgeinfer.bodies.parts import TokenBytes, token_logprob
+from edgeinfer.bodies.tools import arguments_of
 from edgeinfer.core import Token
-from edgeinfer.server.api.fields import arguments_of
-from edgeinfer.server.api.openai_parts import token_logprob
-from edgeinfer.server.tools import CallParser, ToolCall
-from edgeinfer.server.workers.model import Model
 
 __all__ = ["Output"]
 
@@ -18,26 +16,27 @@ Events = list[tuple[str, dict[str, Any]]]
 
 
 class Output:
-    """``names``: the functions whose calls are looked for. ``items`` is the output so far."""
+    """``names``: the functions whose calls are looked for. ``new_id``: makes the name of an item, from its kind.
+    ``items`` is the output so far."""
 
-    def __init__(self, model: Model, names: Collection[str]) -> None:
+    def __init__(self, text: TokenBytes, names: Collection[str], new_id: Callable[[str], str] = random_id) -> None:
         self.items: list[dict[str, Any]] = []
-        self._model = model
-        self._parser = CallParser(names) if names else None
+        self._new_id = new_id
+        self._token_bytes = text
+        self._parser = CallParser(names, lambda: new_id("call")) if names else None
         self._open: dict[str, Any] | None = None  # the message that text goes to
-        self._calls: list[ToolCall] = []
 
     def feed(self, token: Token) -> Events:
-        parts: list[str | ToolCall] = self._parser.feed(token.text) if self._parser else [token.text]
+        parts: list[Part] = self._parser.feed(token.text) if self._parser else [token.text]
         logprobs = []
         if token.logprob is not None and token.id >= 0:
-            logprobs = [token_logprob(token, self._model)]
+            logprobs = [token_logprob(token, self._token_bytes)]
         events: Events = []
         for part in parts:
             if isinstance(part, str) and (part or logprobs):
                 events += self._text(part, logprobs)
                 logprobs = []
-            elif isinstance(part, ToolCall):
+            elif not isinstance(part, str):
                 events += self._call(part)
         return events
 
@@ -45,7 +44,7 @@ class Output:
         """Nothing follows. There is always something: an empty message where there was no answer."""
         events: Events = []
         for part in self._parser.flush() if self._parser else []:
-            events += self._call(part) if isinstance(part, ToolCall) else self._text(part, [])
+            events += self._text(part, []) if isinstance(part, str) else self._call(part)
         if not self.items:
             events += self._begin()
         return events + self._close("incomplete" if cut else "completed")
@@ -54,21 +53,21 @@ class Output:
         """All of it as one turn of a conversation, for a template."""
         texts = [item["content"][0]["text"] for item in self.items if item["type"] == "message"]
         message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
-        if self._calls:
-            message["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": arguments_of(call.arguments)},
-                }
-                for call in self._calls
-            ]
-        return message
+        calls = [
+            {
+                "id": item["call_id"],
+                "type": "function",
+                "function": {"name": item["name"], "arguments": arguments_of(item["arguments"])},
+            }
+            for item in self.items
+            if item["type"] == "function_call"
+        ]
+        return {**message, "tool_calls": calls} if calls else message
 
     # ---- messages
 
     def _begin(self) -> Events:
-        item: dict[str, Any] = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "role": "assistant"}
+        item: dict[str, Any] = {"id": self._new_id("msg"), "type": "message", "role": "assistant"}
         item |= {"status": "in_progress", "content": []}
         self.items.append(item)
         self._open = item
@@ -106,25 +105,25 @@ class Output:
 
     # ---- calls
 
-    def _call(self, call: ToolCall) -> Events:
-        events = self._close()
-        item = {
-            "id": f"fc_{uuid.uuid4().hex}",
-            "type": "function_call",
-            "call_id": call.id,
-            "name": call.name,
-            "arguments": call.arguments,
-            "status": "completed",
-        }
-        self.items.append(item)
-        self._calls.append(call)
+    def _call(self, part: CallBegun | CallPart | CallEnded) -> Events:
+        if isinstance(part, CallBegun):
+            return self._begin_call(part)
+        item = self.items[-1]
         at = {"output_index": len(self.items) - 1}
         where = {**at, "item_id": item["id"]}
-        done = {**where, "arguments": call.arguments, "name": call.name}
+        if isinstance(part, CallPart):
+            item["arguments"] += part.text
+            return [("response.function_call_arguments.delta", {**where, "delta": part.text})] if part.text else []
+        item["status"] = "completed" if part.whole else "incomplete"
+        done = {**where, "arguments": item["arguments"], "name": item["name"]}
         return [
-            *events,
-            ("response.output_item.added", {**at, "item": {**item, "arguments": "", "status": "in_progress"}}),
-            ("response.function_call_arguments.delta", {**where, "delta": call.arguments}),
             ("response.function_call_arguments.done", done),
-            ("response.output_item.done", {**at, "item": item}),
+            ("response.output_item.done", {**at, "item": dict(item)}),
         ]
+
+    def _begin_call(self, part: CallBegun) -> Events:
+        events = self._close()
+        item = {"id": self._new_id("fc"), "type": "function_call", "call_id": part.id, "name": part.name}
+        item |= {"arguments": "", "status": "in_progress"}
+        self.items.append(item)
+        return [*events, ("response.output_item.added", {"output_index": len(self.items) - 1, "item": dict(item)})]
