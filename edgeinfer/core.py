@@ -18,6 +18,9 @@ deadline."""
 
 GrammarKind = Literal["json_schema", "regex", "lark", "gbnf"]
 
+MAX_THREADS = 512
+"""Of one model: ggml keeps its threads in a list of fixed length, and writes past its end when asked for more."""
+
 
 class Message(TypedDict):
     """One turn of a conversation. Further keys (tool calls, names) are passed to the template unchanged."""

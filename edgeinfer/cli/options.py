@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 import click
 
 from edgeinfer import files
-from edgeinfer.core import Grammar, SamplingParams
+from edgeinfer.core import MAX_THREADS, Grammar, SamplingParams
 from edgeinfer.errors import UsageError
 
 __all__ = [
     "DEFAULTS",
     "SAMPLING",
+    "THREADS",
     "Command",
     "Flag",
     "debug_flag",
@@ -164,6 +165,7 @@ def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 _POSITIVE = click.IntRange(min=1)
+THREADS = click.IntRange(1, MAX_THREADS)
 _MODEL, SAMPLING, _PROMPT = "Model and machine", "Sampling", "Prompt"
 
 debug_flag = flag(
@@ -233,13 +235,11 @@ engine_flags = _all(
         section=_MODEL,
         help="Context in tokens.  [default: 4096, or less if the model was trained for less]",
     ),
-    flag(
-        "-t", "--threads", type=_POSITIVE, metavar="N", section=_MODEL, help="Threads for decode.  [default: as tuned]"
-    ),
+    flag("-t", "--threads", type=THREADS, metavar="N", section=_MODEL, help="Threads for decode.  [default: as tuned]"),
     flag(
         "-tb",
         "--threads-batch",
-        type=_POSITIVE,
+        type=THREADS,
         metavar="N",
         section=_MODEL,
         help="Threads for prefill.  [default: as tuned]",

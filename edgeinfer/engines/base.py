@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edgeinfer.core import MAX_THREADS
 from edgeinfer.errors import UsageError
 
 Logits = npt.NDArray[np.float32]
@@ -48,6 +49,9 @@ class EngineConfig:
         for name in ("n_ctx", "n_cells", "n_threads", "n_threads_batch"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be 0 or more")
+        for name in ("n_threads", "n_threads_batch"):
+            if getattr(self, name) > MAX_THREADS:
+                raise UsageError(f"{name} is {getattr(self, name)}, but must be at most {MAX_THREADS}")
         if not 1 <= self.n_seq_max <= 256:
             raise UsageError(f"n_seq_max is {self.n_seq_max}, but must be between 1 and 256")
         if self.n_batch < 1:
