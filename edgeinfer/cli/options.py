@@ -25,6 +25,7 @@ __all__ = [
     "THREADS",
     "Command",
     "Flag",
+    "Group",
     "debug_flag",
     "device_flags",
     "draft_flag",
@@ -44,6 +45,16 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(SamplingParams)}
+
+
+class Group(click.Group):
+    """Commands under one name. The name alone shows its help on standard error, as ``edgeinfer`` alone does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
 
 
 class Command(click.Command):

@@ -118,6 +118,17 @@ def test_no_arguments_show_the_help() -> None:
     assert "Commands:" in done.stderr
 
 
+@pytest.mark.parametrize("group", ["models", "cache"])
+def test_a_group_alone_shows_its_help(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was one line of error with the whole help in it; and no line of the help is cut."""
+    assert main([group]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "\nCommands:\n" in err
+    assert "error" not in err
+    assert "..." not in err.partition("Commands:")[2]
+
+
 @pytest.mark.parametrize("args", [["--help"], ["-h"], ["chat", "-h"], ["generate", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(args: list[str]) -> None:
     heavy = "'numpy', 'rich', 'prompt_toolkit', 'jinja2', 'llama_cpp', 'llguidance', 'asyncio'"
