@@ -58,7 +58,7 @@ class Group(click.Group):
 
 
 class Command(click.Command):
-    """A command whose help shows its flags under headings."""
+    """A command whose help shows its flags under headings, ``Options`` last."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -66,7 +66,8 @@ class Command(click.Command):
             record = None if isinstance(param, click.Argument) else param.get_help_record(ctx)
             if record is not None:  # newer releases of click have one of arguments too, which the usage line shows
                 sections.setdefault(getattr(param, "section", "Options"), []).append(record)
-        for name, records in sections.items():
+        common = sections.pop("Options", [])  # what each command has, after what is its own
+        for name, records in [*sections.items(), ("Options", common)]:
             with formatter.section(name):
                 formatter.write_dl(records, col_max=34)
 
@@ -81,6 +82,12 @@ class Flag(click.Option):
             longest = max(self.opts, key=len)
             self.envvar = "EDGEINFER_" + longest.lstrip("-").upper().replace("-", "_")
             self.show_envvar = True
+        if isinstance(self.type, click.IntRange | click.FloatRange):  # "'x' is not a valid integer range"
+            self.type.name = "whole number" if isinstance(self.type, click.IntRange) else "number"
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """The flag's names. Not its variable: a message names that where the value came from there."""
+        return click.Parameter.get_error_hint(self, ctx)
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
         """A flag that may be repeated takes one value a line from its variable: values may hold spaces."""
