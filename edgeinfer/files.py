@@ -16,7 +16,7 @@ from typing import IO
 
 from edgeinfer.errors import UsageError
 
-__all__ = ["atomic_write", "lock", "open_atomic", "parse_bytes", "private_dir", "safe_name", "try_lock"]
+__all__ = ["atomic_write", "is_same", "lock", "open_atomic", "parse_bytes", "private_dir", "safe_name", "try_lock"]
 
 _POLL_S = (0.001, 0.1)
 
@@ -25,6 +25,14 @@ def private_dir(path: Path) -> Path:
     """Create the folder (0700, whatever the umask) where it is missing, and return it."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path
+
+
+def is_same(one: str | Path, other: str | Path) -> bool:
+    """Whether both names are one file, through links too, or would be if it were there."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return os.path.abspath(one) == os.path.abspath(other)
 
 
 @contextlib.contextmanager

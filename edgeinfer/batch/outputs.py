@@ -48,14 +48,11 @@ class Outputs:
     def refuse_input(self, source: object) -> None:
         """Raises `UsageError` where the file of rows ``source`` (anything else cannot be) is one of the job's own: it
         would be written to, and with ``restart`` removed."""
-        if not isinstance(source, str | Path):
-            return
         for path in (self.results, self.errors, self.manifest, self.metrics, self.lock):
-            with contextlib.suppress(OSError):
-                if path.samefile(source):
-                    raise UsageError(
-                        f"{path} would be written by the job, but its rows come from there; choose another output"
-                    )
+            if isinstance(source, str | Path) and files.is_same(path, source):
+                raise UsageError(
+                    f"{path} would be written by the job, but its rows come from there; choose another output"
+                )
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
