@@ -181,7 +181,7 @@ def parse_bytes(text: str | int) -> int:
     """Bytes from ``2G``, ``512M``, ``1.5GiB`` or a plain number; units are powers of 1024. Raises `UsageError`."""
     if isinstance(text, int):
         return text
-    match = _SIZE.fullmatch(text.strip())
+    match = _SIZE.fullmatch(str(text).strip())
     if not match:
         raise UsageError(f"size {text!r} is not understood: write it like 2G, 512M or 1073741824")
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, Protocol
 
 import numpy as np
@@ -46,6 +47,9 @@ class EngineConfig:
     require: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("n_ctx", "n_seq_max", "n_cells", "n_batch", "n_threads", "n_threads_batch"):
+            if not isinstance(getattr(self, name), Integral):
+                raise UsageError(f"{name} is {getattr(self, name)!r}, but must be a whole number")
         for name in ("n_ctx", "n_cells", "n_threads", "n_threads_batch"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be 0 or more")
