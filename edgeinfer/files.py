@@ -60,9 +60,11 @@ def open_atomic(
                 os.replace(name, path)
         if os.name != "posix":
             os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say whose
+            error.filename = str(path)
         raise
     sync_dir(path.parent)
 
