@@ -117,7 +117,8 @@ def test_save_imatrix_over_what_is_there(
     kept.write_bytes(b"precious")
     before = {path: path.read_bytes() for path in (model, text, kept)}
     save = {"MODEL": model, "TEXT": text, "OUT": out, "KEPT": kept}[name]
-    more = ("--calibrate", text, "--calibrate-tokens", "64", "--save-imatrix", save, *(["--force"] if force else []))
+    more: list[str | Path] = ["--calibrate", text, "--calibrate-tokens", "64", "--save-imatrix", save]
+    more += ["--force"] if force else []
     code, _, err = run(capsys, "quantize", model, out, "--type", "q4_0", *more)
     if force and not forced:
         assert code == 0, err

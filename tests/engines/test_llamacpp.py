@@ -239,7 +239,7 @@ def test_a_context_smaller_than_the_number_of_sequences(smollm2: Path) -> None:
 def test_more_threads_than_ggml_has_room_for(name: str) -> None:
     """It wrote past the end of its list of threads, and the process was gone."""
     with pytest.raises(UsageError, match=f"{name} is 513, but must be at most 512"):
-        EngineConfig(**{name: 513})
+        EngineConfig(**{name: 513})  # type: ignore[arg-type]
 
 
 def test_quantized_kv_and_single_batch_tokens(smollm2: Path) -> None:
