@@ -142,11 +142,11 @@ class LlamaCppEngine:
         self._isolate = config.isolate
         self.block_size: int = _TILE if config.isolate else 1
         # llama.cpp ends the process where a batch, or the cache, has no room for a token of every sequence.
-        n_cells = max(config.n_cells or self.n_ctx * config.n_seq_max, config.n_seq_max)
+        self.n_cells: int = max(config.n_cells or self.n_ctx * config.n_seq_max, config.n_seq_max)
         self._encodes = _is_encoder(self._model)
         # An encoder's tokens see each other: a text is computed whole.
         self.n_batch: int = min(
-            max(config.n_batch, self.n_ctx if self._encodes else self.block_size, config.n_seq_max), n_cells
+            max(config.n_batch, self.n_ctx if self._encodes else self.block_size, config.n_seq_max), self.n_cells
         )
         self._flag = kernels.abort_flag() if kernels.available() else _PythonFlag()
         self._abort: Callable[..., bool] = llama_cpp.ggml_abort_callback(self._flag.callback_address)
@@ -158,7 +158,7 @@ class LlamaCppEngine:
             llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model)
         )
         llama_log.clear()
-        context = llama_cpp.llama_init_from_model(self._model, self._context_params(config, n_cells))
+        context = llama_cpp.llama_init_from_model(self._model, self._context_params(config))
         if not context:
             raise InsufficientMemory(
                 f"{path}: llama.cpp could not make a context of {self.n_ctx} tokens: "
@@ -166,11 +166,11 @@ class LlamaCppEngine:
             )
         self._context = context
         self._memory = llama_cpp.llama_get_memory(context)
-        self.n_cells: int = llama_cpp.llama_n_ctx(context)
+        self.n_cells = llama_cpp.llama_n_ctx(context)  # as many, or rounded up
 
-    def _context_params(self, config: EngineConfig, n_cells: int) -> Any:
+    def _context_params(self, config: EngineConfig) -> Any:
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = n_cells
+        params.n_ctx = self.n_cells
         params.n_seq_max = config.n_seq_max
         params.n_batch = params.n_ubatch = self.n_batch
         threads = config.n_threads or os.cpu_count() or 1
