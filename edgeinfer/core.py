@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Literal, TypedDict
 
 from edgeinfer.errors import UsageError
@@ -17,6 +18,9 @@ FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 deadline."""
 
 GrammarKind = Literal["json_schema", "regex", "lark", "gbnf"]
+
+MAX_THREADS = 512
+"""Of one model: ggml keeps its threads in a list of fixed length, and writes past its end when asked for more."""
 
 
 class Message(TypedDict):
@@ -77,6 +81,9 @@ class SamplingParams:
             "presence_penalty",
         ):
             need(math.isfinite(getattr(self, name)), name, "a finite number")
+        for name in ("max_tokens", "top_k", "penalty_last_n", "seed", "logprobs"):
+            value = getattr(self, name)
+            need(value is None or isinstance(value, Integral), name, "a whole number")
         need(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", "at least 1")
         need(self.temperature >= 0, "temperature", "0 or more")
         need(self.top_k >= 0, "top_k", "0 or more")
@@ -91,9 +98,10 @@ class SamplingParams:
         need(self.logprobs is None or 0 <= self.logprobs <= 100, "logprobs", "between 0 and 100")
         need(len(self.stop) <= 16 and all(self.stop), "stop", "at most 16 strings, none empty")
         need(
-            len(self.logit_bias) <= 1024 and all(math.isfinite(b) for b in self.logit_bias.values()),
+            len(self.logit_bias) <= 1024
+            and all(isinstance(i, Integral) and math.isfinite(b) for i, b in self.logit_bias.items()),
             "logit_bias",
-            "at most 1024 finite numbers",
+            "at most 1024 finite numbers by token id",
         )
 
 

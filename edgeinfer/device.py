@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from edgeinfer.core import MAX_THREADS
+
 __all__ = [
     "CPU",
     "Battery",
@@ -107,7 +109,7 @@ def threads_for(cores: Sequence[Core], usable: frozenset[int], quota: float | No
     n_cores = kinds["performance"] or kinds["efficiency"] or len(usable)
     if quota is not None:
         n_cores = min(n_cores, int(quota + 0.5))
-    return max(1, n_cores)
+    return max(1, min(n_cores, MAX_THREADS))
 
 
 def machine_key() -> str:

@@ -16,7 +16,7 @@ from typing import IO
 
 from edgeinfer.errors import UsageError
 
-__all__ = ["atomic_write", "lock", "open_atomic", "parse_bytes", "private_dir", "safe_name", "try_lock"]
+__all__ = ["atomic_write", "is_same", "lock", "open_atomic", "parse_bytes", "private_dir", "safe_name", "try_lock"]
 
 _POLL_S = (0.001, 0.1)
 
@@ -25,6 +25,14 @@ def private_dir(path: Path) -> Path:
     """Create the folder (0700, whatever the umask) where it is missing, and return it."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path
+
+
+def is_same(one: str | Path, other: str | Path) -> bool:
+    """Whether both names are one file, through links too, or would be if it were there."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return os.path.abspath(one) == os.path.abspath(other)
 
 
 @contextlib.contextmanager
@@ -52,9 +60,11 @@ def open_atomic(
                 os.replace(name, path)
         if os.name != "posix":
             os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say whose
+            error.filename = str(path)
         raise
     sync_dir(path.parent)
 
@@ -173,7 +183,7 @@ def parse_bytes(text: str | int) -> int:
     """Bytes from ``2G``, ``512M``, ``1.5GiB`` or a plain number; units are powers of 1024. Raises `UsageError`."""
     if isinstance(text, int):
         return text
-    match = _SIZE.fullmatch(text.strip())
+    match = _SIZE.fullmatch(str(text).strip())
     if not match:
         raise UsageError(f"size {text!r} is not understood: write it like 2G, 512M or 1073741824")
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from edgeinfer.coverage import Coverage, coverage, is_dynamic_on_cpu, package_co
 from edgeinfer.described import Described
 from edgeinfer.embedding import PLAIN, Embedding, embedding_of
 from edgeinfer.engines import Engine, EngineConfig, devices, open_engine
-from edgeinfer.errors import EdgeInferError, InsufficientMemory
+from edgeinfer.errors import EdgeInferError, InsufficientMemory, UsageError
 from edgeinfer.files import parse_bytes
 from edgeinfer.kv import Shelf
 from edgeinfer.onnx.package import Package
@@ -55,7 +56,7 @@ class Opened:
 
 
 def open_model(
-    name: str,
+    name: str | os.PathLike[str],
     config: EngineConfig,
     *,
     engine: str = "auto",
@@ -75,13 +76,15 @@ def open_model(
 
     Raises `ModelNotFound`, `DownloadError`, `FormatError`, `UnsupportedModel`, `InsufficientMemory`,
     `BackendUnavailable`."""
-    local = found(name, engine, progress)
+    local = found(named(name), engine, progress)
     file = described.read(local.path, engine)
     info = described.info(file, name=local.name)
     config, notices = completed(_with_context(file, config), info)
     draft, about_drafts = _drafts(file, config, draft)
     config = dataclasses.replace(config, drafted=draft != "off")
     cap_bytes = None if cap is None else parse_bytes(cap)
+    if cap_bytes is not None and cap_bytes < 1:
+        raise UsageError(f"memory is {cap!r}, but must be above 0")
     config, kv_cache, about_memory = _fitting(file, config, cap_bytes, kv_cache, kv_auto)
     notices += about_memory
     n_parallel = config.n_seq_max
@@ -119,6 +122,17 @@ def open_model(
     return Opened(
         opened, tokenizer, template, info, plan, tuple(notices), speculator, n_parallel, shelf, placement, embedding
     )
+
+
+def named(model: str | os.PathLike[str]) -> str:
+    """How the catalogue is asked for a model. A `pathlib.Path` is a path, whatever it looks like. Raises `UsageError`
+    for what names nothing."""
+    if isinstance(model, os.PathLike):
+        path = os.fspath(model)
+        return path if os.path.dirname(path) else os.path.join(os.curdir, path)
+    if not isinstance(model, str):
+        raise UsageError(f"a model is named by a text or a path, not by {model!r}")
+    return model
 
 
 def found(name: str, engine: str, progress: Progress | None = None) -> LocalModel:

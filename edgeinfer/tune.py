@@ -18,7 +18,7 @@ import numpy as np
 
 from edgeinfer import device, env
 from edgeinfer.bench import bench_tokens
-from edgeinfer.core import ModelInfo
+from edgeinfer.core import MAX_THREADS, ModelInfo
 from edgeinfer.engines import Engine
 from edgeinfer.engines.base import Slice
 from edgeinfer.files import atomic_write
@@ -110,7 +110,7 @@ def _parsed(entry: dict[str, Any]) -> Tuned:
         decode_tps={int(n): float(rate) for n, rate in entry["decode_tps"].items()},
         prefill_tps={int(n): float(rate) for n, rate in entry["prefill_tps"].items()},
     )
-    if not (1 <= found.n_threads <= 1024 and 1 <= found.n_threads_batch <= 1024):
+    if not (1 <= found.n_threads <= MAX_THREADS and 1 <= found.n_threads_batch <= MAX_THREADS):
         raise ValueError("thread counts out of range")
     return found
 

@@ -8,6 +8,8 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -428,3 +430,40 @@ def test_ids_that_do_not_spell_an_answer_are_disregarded(llm: LLM) -> None:
     for ids in [], [70, 71], [-1], [10**9]:
         llm.remember(conversation, ids)
         assert llm.count_tokens(conversation) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"n_ctx": "big"}, "n_ctx is 'big', but must be a whole number"),
+        ({"n_threads": 1.5}, "n_threads is 1.5, but must be a whole number"),
+        ({"device": 5}, "no device 5"),
+        ({"memory": -5}, "memory is -5, but must be above 0"),
+        ({"model": 5}, "named by a text or a path, not by 5"),
+    ],
+)
+def test_wrong_kinds_of_arguments_are_our_errors(options: dict[str, Any], said: str, smollm2: Path) -> None:
+    """They were TypeError and AttributeError from deep inside, and one an error that made no sense."""
+    with pytest.raises(UsageError, match=said):
+        LLM(**{"model": str(smollm2), **options})
+
+
+def test_wrong_kinds_of_options_are_our_errors(llm: LLM) -> None:
+    for options, said in (
+        ({"max_tokens": 5.0}, "max_tokens is 5.0, but must be a whole number"),
+        ({"seed": "x"}, "seed is 'x'"),
+        ({"logit_bias": {"5": 1.0}}, "by token id"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            llm.generate("a", **options)
+
+
+@pytest.mark.model
+def test_a_path_object_names_a_model(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a TypeError, and alone in its folder would have been looked for in the catalogue."""
+    monkeypatch.chdir(smollm2.parent)
+    with LLM(Path(smollm2.name), n_ctx=256) as llm:
+        assert llm.generate("a", max_tokens=1).token_ids
+        llm.close()
+        with pytest.raises(UsageError, match="is closed"):
+            llm.generate("a")

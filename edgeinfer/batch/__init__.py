@@ -93,6 +93,7 @@ def run(
     if max_attempts < 1:
         raise UsageError(f"max_attempts is {max_attempts}, but must be at least 1")
     outputs = Outputs.of(out)
+    outputs.refuse_input(rows)
     template = PromptTemplate(prompt_template) if prompt_template is not None else None
     selection = Selection(limit, sample)
     with outputs.held():

@@ -45,6 +45,15 @@ class Outputs:
         )
         return cls(path, errors, manifest, metrics, path.with_name(f".{path.name}.lock"))
 
+    def refuse_input(self, source: object) -> None:
+        """Raises `UsageError` where the file of rows ``source`` (anything else cannot be) is one of the job's own: it
+        would be written to, and with ``restart`` removed."""
+        for path in (self.results, self.errors, self.manifest, self.metrics, self.lock):
+            if isinstance(source, str | Path) and files.is_same(path, source):
+                raise UsageError(
+                    f"{path} would be written by the job, but its rows come from there; choose another output"
+                )
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Nobody else works on the job meanwhile. Raises `UsageError` where somebody does."""

@@ -146,7 +146,7 @@ def command(ctx: click.Context, /, **flags: Any) -> int:
     if not flags["dry_run"]:
         from edgeinfer.batch.outputs import Outputs
 
-        Outputs.of(flags["output"])
+        Outputs.of(flags["output"]).refuse_input(flags["source"])
     with batch_where.opened(ctx, flags) as llm:
         return _estimate(flags, sampling, llm) if flags["dry_run"] else _run(flags, sampling, llm)
 
@@ -201,7 +201,8 @@ def _how_to_go_on(flags: Mapping[str, Any], now: Progress | None) -> str:
 
 def _conclude(report: Report, notice: Any) -> None:
     if report.n_repeated:
-        notice(f"{report.n_repeated} rows have a custom_id that another row has, too: tell them apart by their 'id'")
+        rows = "a row has" if report.n_repeated == 1 else f"{report.n_repeated} rows have"
+        notice(f"{rows} a custom_id that another row has, too: tell them apart by their 'id'")
     before = f", {report.n_before} of them by earlier runs" if report.n_before else ""
     notice(
         f"{report.n_done} rows done, {report.n_failed} failed{before}; {report.generated_tps:.1f} tokens/s in "

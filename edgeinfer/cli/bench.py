@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeinfer.cli.options import (
+    THREADS,
     Command,
     debug_flag,
     device_flags,
@@ -36,7 +37,7 @@ _QUESTION = "Explain in a few sentences what a hash table is and when it is a ba
 @click.command("bench", cls=Command)
 @model_flag
 @kernels_flag
-@flag("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Threads for everything.  [default: as tuned]")
+@flag("-t", "--threads", type=THREADS, metavar="N", help="Threads for everything.  [default: as tuned]")
 @flag(
     "--n-past",
     type=click.IntRange(min=1),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeinfer.cli.options import debug_flag, json_flag
+from edgeinfer.cli.options import Group, debug_flag, json_flag
 from edgeinfer.cli.pulling import size
 from edgeinfer.cli.table import print_table
 from edgeinfer.text.printable import printable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.group("cache", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("cache", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """List, measure and clear the saved states of conversations (their KV cache).
 
@@ -65,7 +65,7 @@ def list_states(as_json: bool) -> None:
     click.echo(f"cache folder: {printable(str(store.folder))}", err=True)
 
 
-@command.command()
+@command.command(short_help="How many states there are, and the disk they take.")
 @json_flag
 @debug_flag
 def stats(as_json: bool) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgeinfer import files
 from edgeinfer.cli.options import flag, read_text
 from edgeinfer.cli.reporting import MOST_TEXT_BYTES, TEXT_FILE
 from edgeinfer.errors import UsageError
@@ -38,12 +39,18 @@ class Calibration:
     n_tokens: int | None = None
     save: Path | None = None
 
-    def check(self, imatrix: Path | None) -> None:
-        """Raises `UsageError` for flags that do not go together."""
+    def check(self, imatrix: Path | None, model: str, out: str | Path, *, force: bool) -> None:
+        """Raises `UsageError` for flags that do not go together, and where ``save`` is a file that is there already
+        (without ``force``) or one that the command reads or writes besides."""
         if self.text and imatrix:
             raise UsageError("--imatrix and --calibrate are two ways to the same; give one of them")
         if self.save and not self.text:
             raise UsageError("--save-imatrix keeps what --calibrate finds; give a text")
+        if self.save and self.text:
+            if any(files.is_same(self.save, other) for other in (model, out, self.text)):
+                raise UsageError(f"--save-imatrix {self.save} is another file of this command; give another name")
+            if self.save.exists() and not force:
+                raise UsageError(f"{self.save} exists already; pass --force to replace it")
 
     def sample(self, n_tokens: int = _N_TOKENS) -> Sample:
         """At most ``n_tokens``, where the flags do not say. Raises `UsageError` without a text, or where it cannot be

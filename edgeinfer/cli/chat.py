@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -154,10 +155,14 @@ def _list_sessions(as_json: bool) -> None:
         return
     if not entries:
         print("no conversations yet", file=sys.stderr)
+    # On a terminal a line stays one line: what is cut is the end of a question.
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = max((len(entry.name) for entry in entries), default=0)
     for entry in entries:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.updated))
         about = entry.problem or _about(entry.session)
-        click.echo(printable(" ".join(f"{entry.name:20}  {when}  {about}".split("\n"))))
+        line = printable(" ".join(f"{entry.name:{width}}  {when}  {about}".split("\n")))
+        click.echo(line if columns is None or len(line) <= columns else line[: columns - 1] + "…")
 
 
 def _about(session: Session | None) -> str:

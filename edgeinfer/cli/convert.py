@@ -100,7 +100,7 @@ def command(
     catalogue name. OUT is a file for gguf and a new folder for onnx. It appears when it is whole; an interrupted run
     leaves nothing by its name.
     """
-    calibration.check(imatrix)
+    calibration.check(imatrix, model, out, force=force)
     if activations and quant not in STATIC_MODES:
         raise UsageError(f"--activations is for --to onnx --quant {' or '.join(STATIC_MODES)}, with --calibrate")
     if target == "gguf":

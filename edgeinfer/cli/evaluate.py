@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
+from edgeinfer.cli.options import THREADS, Command, debug_flag, flag, json_flag
 from edgeinfer.cli.reporting import TEXT_FILE, output_file
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ _ON, _OUT = "What they are examined on", "Output"
 @flag("--html", type=output_file(".html", ".htm"), metavar="FILE", section=_OUT, help="Write the table and plots.")
 @flag("--png", type=output_file(".png"), metavar="FILE", section=_OUT, help="Write the plots (needs matplotlib).")
 @flag("--markdown", is_flag=True, section=_OUT, help="The table as Markdown.")
-@flag("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Threads of all.  [default: as tuned]")
+@flag("-t", "--threads", type=THREADS, metavar="N", help="Threads of all.  [default: as tuned]")
 @flag("--memory", metavar="SIZE", help="Use no more than this, for example 2G.")
 @json_flag
 @debug_flag

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.options import debug_flag, json_flag
+from edgeinfer.cli.options import Group, debug_flag, json_flag
 from edgeinfer.cli.pulling import download_progress, size
 from edgeinfer.cli.table import print_table
 from edgeinfer.errors import EdgeInferError, FormatError, ModelNotFound, UsageError
@@ -23,7 +23,7 @@ __all__ = ["command", "download_progress"]
 _CONTEXTS = (2048, 4096, 8192, 16384, 32768)
 
 
-@click.group("models", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("models", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """List, pull, show, verify and remove models.
 
@@ -117,7 +117,7 @@ def pull(names: tuple[str, ...], source: str | None, as_json: bool) -> None:
 # ---- show
 
 
-@command.command()
+@command.command(short_help="What a model is, and what it needs.")
 @click.argument("name")
 @json_flag
 @debug_flag

@@ -16,14 +16,16 @@ from typing import Any, TypeVar
 import click
 
 from edgeinfer import files
-from edgeinfer.core import Grammar, SamplingParams
+from edgeinfer.core import MAX_THREADS, Grammar, SamplingParams
 from edgeinfer.errors import UsageError
 
 __all__ = [
     "DEFAULTS",
     "SAMPLING",
+    "THREADS",
     "Command",
     "Flag",
+    "Group",
     "debug_flag",
     "device_flags",
     "draft_flag",
@@ -45,8 +47,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(SamplingParams)}
 
 
+class Group(click.Group):
+    """Commands under one name. The name alone shows its help on standard error, as ``edgeinfer`` alone does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
+
 class Command(click.Command):
-    """A command whose help shows its flags under headings."""
+    """A command whose help shows its flags under headings, ``Options`` last."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -54,7 +66,8 @@ class Command(click.Command):
             record = None if isinstance(param, click.Argument) else param.get_help_record(ctx)
             if record is not None:  # newer releases of click have one of arguments too, which the usage line shows
                 sections.setdefault(getattr(param, "section", "Options"), []).append(record)
-        for name, records in sections.items():
+        common = sections.pop("Options", [])  # what each command has, after what is its own
+        for name, records in [*sections.items(), ("Options", common)]:
             with formatter.section(name):
                 formatter.write_dl(records, col_max=34)
 
@@ -69,6 +82,12 @@ class Flag(click.Option):
             longest = max(self.opts, key=len)
             self.envvar = "EDGEINFER_" + longest.lstrip("-").upper().replace("-", "_")
             self.show_envvar = True
+        if isinstance(self.type, click.IntRange | click.FloatRange):  # "'x' is not a valid integer range"
+            self.type.name = "whole number" if isinstance(self.type, click.IntRange) else "number"
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """The flag's names. Not its variable: a message names that where the value came from there."""
+        return click.Parameter.get_error_hint(self, ctx)
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
         """A flag that may be repeated takes one value a line from its variable: values may hold spaces."""
@@ -164,6 +183,7 @@ def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 _POSITIVE = click.IntRange(min=1)
+THREADS = click.IntRange(1, MAX_THREADS)
 _MODEL, SAMPLING, _PROMPT = "Model and machine", "Sampling", "Prompt"
 
 debug_flag = flag(
@@ -233,13 +253,11 @@ engine_flags = _all(
         section=_MODEL,
         help="Context in tokens.  [default: 4096, or less if the model was trained for less]",
     ),
-    flag(
-        "-t", "--threads", type=_POSITIVE, metavar="N", section=_MODEL, help="Threads for decode.  [default: as tuned]"
-    ),
+    flag("-t", "--threads", type=THREADS, metavar="N", section=_MODEL, help="Threads for decode.  [default: as tuned]"),
     flag(
         "-tb",
         "--threads-batch",
-        type=_POSITIVE,
+        type=THREADS,
         metavar="N",
         section=_MODEL,
         help="Threads for prefill.  [default: as tuned]",

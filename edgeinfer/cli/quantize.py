@@ -98,7 +98,7 @@ def command(
     from edgeinfer.converters.quantize.recipes import parse_override, parse_quant
 
     started = time.monotonic()
-    calibration.check(imatrix)
+    calibration.check(imatrix, model, out, force=force)
     package = package_of(model)
     if package is not None:
         if imatrix or by != "auto":

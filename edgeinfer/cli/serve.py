@@ -40,7 +40,13 @@ _PARALLEL = (8, 4, 2, 1)
 @options.engine_flags
 @options.flag("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", section=_SERVER, help="Listen here.")
 @options.flag(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, section=_SERVER, help="0: any free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    default=8080,
+    show_default=True,
+    section=_SERVER,
+    help="0: any free one.",
 )
 @options.flag("--api-key", metavar="KEY", section=_SERVER, help="Who asks must know this key; better in a file.")
 @options.flag(

@@ -20,7 +20,9 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, boxed
 
         from edgeinfer.cli.progress import stdout
 
-        table = Table(*headings)
+        table = Table()
+        for heading in headings:
+            table.add_column(heading, overflow="fold")  # a name or a path is never cut
         for row in cells:
             table.add_row(*map(Text, row))
         stdout().print(table)

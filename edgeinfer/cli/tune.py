@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.options import Command, debug_flag, flag, json_flag, kernels_flag, model_flag
+from edgeinfer.cli.options import THREADS, Command, debug_flag, flag, json_flag, kernels_flag, model_flag
 from edgeinfer.cli.progress import status
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["command"]
 @click.command("tune", cls=Command)
 @model_flag
 @kernels_flag
-@flag("--max-threads", type=click.IntRange(1, 1024), metavar="N", help="Try up to N threads.  [default: all cores]")
+@flag("--max-threads", type=THREADS, metavar="N", help="Try up to N threads.  [default: all cores]")
 @flag("--forget", is_flag=True, help="Drop what was measured for this model; go back to the default.")
 @json_flag
 @debug_flag
@@ -67,13 +67,14 @@ def _measure(model: str | None, max_threads: int | None, kernels: bool) -> dict[
 
     from edgeinfer import catalog, described, device, memory, tune
     from edgeinfer.cli.pulling import download_progress
+    from edgeinfer.core import MAX_THREADS
     from edgeinfer.engines import EngineConfig, open_engine
 
     with download_progress() as progress:
         local = catalog.ensure(model or catalog.DEFAULT_MODEL, progress=progress)
     file = described.read(local.path)
     info = described.info(file, name=local.name)
-    counts = tune.candidates(max_threads or len(device.usable_cpus()))
+    counts = tune.candidates(max_threads or min(len(device.usable_cpus()), MAX_THREADS))
     config = EngineConfig(n_ctx=1024, n_threads=counts[-1], n_threads_batch=counts[-1], kernels=kernels)
     memory.check(file, config, cap_bytes=None)
     engine = open_engine("auto", local.path, config)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
+from edgeinfer.cli.options import THREADS, Command, debug_flag, flag, json_flag
 from edgeinfer.cli.reporting import TEXT_FILE, limit, output_file
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ _ON, _LIMITS = "What they are compared on", "Limits"
     help="Greedy texts may part only where A's logits of the two tokens are this near.",
 )
 @flag("--html", type=output_file(".html", ".htm"), metavar="FILE", help="Write a page with a plot of KL by position.")
-@flag("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Threads of both.  [default: as tuned]")
+@flag("-t", "--threads", type=THREADS, metavar="N", help="Threads of both.  [default: as tuned]")
 @flag("--memory", metavar="SIZE", help="Use no more than this, for example 2G.")
 @json_flag
 @debug_flag

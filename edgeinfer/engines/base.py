@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeinfer.core import MAX_THREADS
 from edgeinfer.errors import UsageError
 
 Logits = npt.NDArray[np.float32]
@@ -45,9 +47,15 @@ class EngineConfig:
     require: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("n_ctx", "n_seq_max", "n_cells", "n_batch", "n_threads", "n_threads_batch"):
+            if not isinstance(getattr(self, name), Integral):
+                raise UsageError(f"{name} is {getattr(self, name)!r}, but must be a whole number")
         for name in ("n_ctx", "n_cells", "n_threads", "n_threads_batch"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be 0 or more")
+        for name in ("n_threads", "n_threads_batch"):
+            if getattr(self, name) > MAX_THREADS:
+                raise UsageError(f"{name} is {getattr(self, name)}, but must be at most {MAX_THREADS}")
         if not 1 <= self.n_seq_max <= 256:
             raise UsageError(f"n_seq_max is {self.n_seq_max}, but must be between 1 and 256")
         if self.n_batch < 1:

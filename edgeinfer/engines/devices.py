@@ -134,7 +134,7 @@ class Choice:
 
 def parse(device: str) -> tuple[str, str]:
     """``openvino:npu`` -> ("openvino", "npu"); the second is empty where it was not said. Raises `UsageError`."""
-    word, colon, kind = device.strip().lower().partition(":")
+    word, colon, kind = str(device).strip().lower().partition(":")
     if word not in DEVICES or (colon and kind not in PROVIDERS.get(word, PROVIDERS["cpu"]).kinds):
         known = ", ".join(DEVICES)
         raise UsageError(f"no device {device!r}; there are: {known}, and a provider's own kinds, as openvino:npu")

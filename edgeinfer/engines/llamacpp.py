@@ -141,10 +141,13 @@ class LlamaCppEngine:
         self.n_seq_max: int = config.n_seq_max
         self._isolate = config.isolate
         self.block_size: int = _TILE if config.isolate else 1
-        n_cells = config.n_cells or self.n_ctx * config.n_seq_max
+        # llama.cpp ends the process where a batch, or the cache, has no room for a token of every sequence.
+        self.n_cells: int = max(config.n_cells or self.n_ctx * config.n_seq_max, config.n_seq_max)
         self._encodes = _is_encoder(self._model)
         # An encoder's tokens see each other: a text is computed whole.
-        self.n_batch: int = min(max(config.n_batch, self.n_ctx if self._encodes else self.block_size), n_cells)
+        self.n_batch: int = min(
+            max(config.n_batch, self.n_ctx if self._encodes else self.block_size, config.n_seq_max), self.n_cells
+        )
         self._flag = kernels.abort_flag() if kernels.available() else _PythonFlag()
         self._abort: Callable[..., bool] = llama_cpp.ggml_abort_callback(self._flag.callback_address)
         self._batch = LlamaBatch(self.n_batch, table)
@@ -163,11 +166,11 @@ class LlamaCppEngine:
             )
         self._context = context
         self._memory = llama_cpp.llama_get_memory(context)
-        self.n_cells: int = llama_cpp.llama_n_ctx(context)
+        self.n_cells = llama_cpp.llama_n_ctx(context)  # as many, or rounded up
 
     def _context_params(self, config: EngineConfig) -> Any:
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = config.n_cells or self.n_ctx * config.n_seq_max
+        params.n_ctx = self.n_cells
         params.n_seq_max = config.n_seq_max
         params.n_batch = params.n_ubatch = self.n_batch
         threads = config.n_threads or os.cpu_count() or 1

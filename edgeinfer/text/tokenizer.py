@@ -210,7 +210,7 @@ class Tokenizer:
         """The native vocabulary, which is not freed before the block ends."""
         with self._idle:
             if self._model is None:
-                raise UsageError(f"the tokenizer of {self._path.name} is closed")
+                raise UsageError(f"the model {self._path.name} is closed")
             self._n_calls += 1
         try:
             yield self._vocab

@@ -132,6 +132,21 @@ def test_a_changed_job_is_refused(job: Any) -> None:
     assert job.run(restart=True).n_done == 21
 
 
+@pytest.mark.parametrize("name", ["out.jsonl", "out.errors.jsonl", "out.metrics.jsonl"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_rows_that_come_from_a_file_of_the_job(job: Any, name: str, linked: bool) -> None:
+    """A restart removed the rows that it was to answer, and then could not read them."""
+    rows = job.write({"prompt": "a"}).read_bytes()
+    source = job.path / name
+    if linked:
+        source.symlink_to(job.source)
+    else:
+        source.write_bytes(rows)
+    with pytest.raises(UsageError, match=f"{name} would be written by the job"):
+        job.run(source, restart=True)
+    assert source.read_bytes() == rows
+
+
 def test_versions_and_models_are_part_of_the_job(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     job.write(*ROWS[:2])
     job.run()

@@ -102,3 +102,28 @@ def test_flags_that_do_not_go_together(
     assert said in err
     assert not out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("name", "forced"),
+    [("MODEL", "another file"), ("TEXT", "another file"), ("OUT", "another file"), ("KEPT", "")],
+)
+def test_save_imatrix_over_what_is_there(
+    name: str, forced: str, force: bool, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It took the place of the model that was to be quantized."""
+    text, out, kept = tmp_path / "words.txt", tmp_path / "out.gguf", tmp_path / "kept.gguf"
+    kept.write_bytes(b"precious")
+    before = {path: path.read_bytes() for path in (model, text, kept)}
+    save = {"MODEL": model, "TEXT": text, "OUT": out, "KEPT": kept}[name]
+    more: list[str | Path] = ["--calibrate", text, "--calibrate-tokens", "64", "--save-imatrix", save]
+    more += ["--force"] if force else []
+    code, _, err = run(capsys, "quantize", model, out, "--type", "q4_0", *more)
+    if force and not forced:
+        assert code == 0, err
+        assert read_importance(kept).entries
+        return
+    assert code == 2
+    assert (forced or "exists already") in err
+    assert {path: path.read_bytes() for path in before} == before

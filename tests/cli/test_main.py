@@ -83,7 +83,7 @@ def test_debug_shows_the_traceback(
         (["caht"], "no command 'caht'; did you mean 'chat'"),
         (["chat", "--tempp", "1"], "no such option '--tempp'; did you mean '--temp'"),
         (["chat", "--xyzzy"], "no such option '--xyzzy' (see 'edgeinfer chat --help')"),
-        (["chat", "-c", "x"], "-c"),
+        (["chat", "-c", "x"], "invalid value for '-c' / '--ctx-size': 'x' is not a valid whole number (see"),
         (["chat", "-c", "0"], "0 is not in the range x>=1"),
         (["chat", "-n", "0"], "0 must be at least 1 (-1: no limit)"),
         (["chat", "--top-p", "1.5"], "1.5"),
@@ -116,6 +116,26 @@ def test_no_arguments_show_the_help() -> None:
     done = subprocess.run(EDGEINFER, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Commands:" in done.stderr
+
+
+@pytest.mark.parametrize("group", ["models", "cache"])
+def test_a_group_alone_shows_its_help(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was one line of error with the whole help in it; and no line of the help is cut."""
+    assert main([group]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "\nCommands:\n" in err
+    assert "error" not in err
+    assert "..." not in err.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("name", ["chat", "bench", "verify"])
+def test_what_all_commands_have_comes_last_in_the_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """bench showed --help in the middle."""
+    assert main([name, "--help"]) == 0
+    headings = [line for line in capsys.readouterr().out.splitlines() if line[:1].isalpha() and line.endswith(":")]
+    assert len(headings) > 1
+    assert headings[-1] == "Options:"
 
 
 @pytest.mark.parametrize("args", [["--help"], ["-h"], ["chat", "-h"], ["generate", "--help"], ["--version"]])

@@ -194,6 +194,23 @@ def test_listing_sessions(scripted: Any, capsys: pytest.CaptureFixture[str]) -> 
     assert scripted.opened == []
 
 
+def test_sessions_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines were longer than the terminal, which broke them in the middle of words."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    sessions.save(Session("good", "smollm2-135m", (Turn("user", "Tell me a long story about a ship and its crew."),)))
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setattr(sys, "stdout", screen := Terminal())
+    assert main(["chat", "--list-sessions"]) == 0
+    (line,) = screen.getvalue().splitlines()
+    assert len(line) == 70
+    assert line.startswith("good  ")
+    assert line.endswith("Tell me a long st…")
+
+
 def test_a_chat_needs_a_terminal(
     scripted: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,7 +109,8 @@ def test_settings_by_name(name: str, text: str, expected: tuple[str, Any]) -> No
     ("name", "text", "said"),
     [
         ("tmp", "1", "did you mean 'temp'"),
-        ("temp", "hot", "temp: 'hot'"),
+        ("temp", "hot", "temp: 'hot' is not a valid number"),
+        ("top-k", "2.5", "top-k: '2.5' is not a valid whole number"),
         ("temp", "nan", "finite"),
         ("ctx-size", "1", "no setting"),
     ],

@@ -226,6 +226,22 @@ def test_what_would_abort_the_process_is_refused(engine: LlamaCppEngine, part: S
     assert engine.forward([Slice(0, ids(4), 0, 1)]).shape == (1, engine.n_vocab)
 
 
+def test_a_context_smaller_than_the_number_of_sequences(smollm2: Path) -> None:
+    """llama.cpp ended the process: its batch of n_ctx tokens had no room for one of each sequence."""
+    engine = LlamaCppEngine(smollm2, EngineConfig(n_ctx=1, n_seq_max=9, n_cells=1, n_threads=1))
+    try:
+        assert engine.forward([Slice(8, ids(1), 0)]).shape == (1, engine.n_vocab)
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("name", ["n_threads", "n_threads_batch"])
+def test_more_threads_than_ggml_has_room_for(name: str) -> None:
+    """It wrote past the end of its list of threads, and the process was gone."""
+    with pytest.raises(UsageError, match=f"{name} is 513, but must be at most 512"):
+        EngineConfig(**{name: 513})  # type: ignore[arg-type]
+
+
 def test_quantized_kv_and_single_batch_tokens(smollm2: Path) -> None:
     engine = LlamaCppEngine(smollm2, EngineConfig(n_ctx=512, kv_type="q8_0", n_batch=32, n_threads=1))
     try:
