@@ -37,8 +37,10 @@ def describe(checkpoint: Checkpoint) -> Description:
     for key in ("attn_logit_softcapping", "final_logit_softcapping"):
         null = given.is_null(key)
         made.keys[key] = _NO_CAP if null else config.number(key)
-    made.keys["attention.sliding_window"] = config.integer("sliding_window")
-    period = window_period(config, made.sizes.n_layers, 2)
+    window, period = config.integer("sliding_window"), window_period(config, made.sizes.n_layers, 2)
+    if period == 1:  # no layer has one, which llama.cpp stops the process for; one that hides nothing is the same
+        window, period = config.integer("max_position_embeddings"), 2
+    made.keys["attention.sliding_window"] = window
     if period != 2:
         made.keys["attention.sliding_window_pattern"] = period
     scaled(made, "attn_q.weight", attention_scale(made, _LARGEST))

@@ -66,5 +66,6 @@ def _local_theta(config: Fields) -> float:
         local = scaling_of(config, "sliding_attention")
         if local.kind != "default":
             raise refuse(config, f"rope_type of sliding_attention is {local.kind!r}")
-        return local.theta
+        if "rope_theta" in config.fields("rope_parameters").fields("sliding_attention"):
+            return local.theta
     return config.number("rope_local_base_freq", _LOCAL_THETA)
