@@ -28,12 +28,11 @@ def describe(checkpoint: Checkpoint) -> Description:
 
     made.drop("attn_q.weight", "attn_k.weight", "attn_v.weight", "ffn_gate.weight")
     made.each_layer(fused)
-    scaling = scaling_of(config)
-    n_rotated = made.keys["rope.dimension_count"]
-    keys, targets = longrope(config, scaling, int(str(n_rotated)))
+    end_at_window(made)
+    n_rotated, n_ctx = (int(str(made.keys[key])) for key in ("rope.dimension_count", "context_length"))
+    keys, targets = longrope(config, scaling_of(config), n_rotated, n_ctx)
     made.keys.update(keys)
     made.targets.update({target.name: target for target in targets})
     # 0, which tells llama.cpp that there is no window: without the key it takes its own.
     made.keys["attention.sliding_window"] = 0
-    end_at_window(made)
     return finished(made, "phi3")

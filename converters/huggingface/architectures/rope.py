@@ -140,9 +140,11 @@ def llama3_factors(config: Fields, scaling: Scaling, head_dim: int) -> Target | 
     return Target("rope_freqs.weight", (head_dim // 2,), values=values)
 
 
-def longrope(config: Fields, scaling: Scaling, n_rotated: int) -> tuple[Mapping[str, Value], list[Target]]:
+def longrope(
+    config: Fields, scaling: Scaling, n_rotated: int, n_ctx_most: int
+) -> tuple[Mapping[str, Value], list[Target]]:
     """Keys and tensors of Phi's kind of stretching: factors for each pair, one set up to the context of the training
-    and one beyond."""
+    and one beyond. ``n_ctx_most``: the longest that the model is given."""
     if scaling.kind != "longrope":
         return {}, []
     fields, n_ctx = scaling.fields, _original(config, scaling.fields)
@@ -155,7 +157,7 @@ def longrope(config: Fields, scaling: Scaling, n_rotated: int) -> tuple[Mapping[
             raise fields.wrong(
                 f"{which}_factor", f"has {len(found[which])} numbers, but {n_rotated // 2} pairs are rotated"
             )
-    if config.integer("max_position_embeddings") <= n_ctx:
+    if n_ctx_most <= n_ctx:
         # No text is beyond it, though llama.cpp may take its own context, which it rounds up, to be.
         found["long"] = found["short"]
     targets = [
