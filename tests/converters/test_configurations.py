@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from checkpoint_cases import BASE, GEMMA, LONG
 from hostile_checkpoints import CONFIG, write
-from test_checkpoints_onnx import engine_logits
-from tiny_checkpoints import checkpoint, exact_logits, their_logits, token_ids
+from tiny_checkpoints import checkpoint, engine_logits, exact_logits, their_logits, token_ids
 
 from edgeinfer import gguf
 from edgeinfer.converters.huggingface.architectures import describe
