@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from tiny_checkpoints import byte_alphabet
 
+from edgeinfer import gguf
 from edgeinfer.converters.huggingface.checkpoint import open_checkpoint
 from edgeinfer.converters.huggingface.tokenizers import read_vocabulary
 from edgeinfer.converters.huggingface.tokenizers.pretokenizers import QWEN2
 from edgeinfer.converters.huggingface.tokenizers.proof import HARD_TEXTS
+from edgeinfer.converters.to_onnx.tokenizer_json import tokenizer_files
 from edgeinfer.errors import FormatError, UnsupportedModel
 from edgeinfer.gguf import TENSOR_TYPES, writer
 from edgeinfer.gguf.writer import NewTensor
@@ -62,6 +64,14 @@ def check(folder: Path, texts: list[str] = TEXTS) -> None:
     assert not wrong
 
 
+def check_package(folder: Path, texts: list[str] = TEXTS) -> None:
+    """The tokenizer.json of an ONNX package splits, and puts around a text, what the checkpoint's does."""
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    files = tokenizer_files(gguf.read_structure(vocabulary_file(folder)).metadata)
+    ours = tokenizers.Tokenizer.from_str(json.dumps(files["tokenizer.json"]))
+    assert [text for text in texts if ours.encode(text).ids != theirs.encode(text).ids] == []
+
+
 def corpus() -> Iterator[str]:
     yield from HARD_TEXTS
     yield from [
@@ -106,7 +116,9 @@ def test_bytes_as_smollm(tmp_path: Path) -> None:
 
 def test_bytes_as_qwen2(tmp_path: Path) -> None:
     """With Unicode brought into one form first, which llama.cpp does not do."""
-    check(folder_with(tmp_path, byte_level([split_by(QWEN2)], tokenizers.normalizers.NFC())))
+    folder = folder_with(tmp_path, byte_level([split_by(QWEN2)], tokenizers.normalizers.NFC()))
+    check(folder)
+    check_package(folder)
 
 
 @pytest.mark.parametrize("ignore_merges", [True, False])
@@ -231,7 +243,9 @@ def metaspace(scheme: str, *, split: bool = False) -> dict[str, Any]:
 def test_spaces_before_a_text(scheme: str, tmp_path: Path) -> None:
     """None where there is one already; and with ``first`` none behind a special token."""
     texts = ["<s> the<|im_end|>the", "the</s>the", "<s>the", "</s> ", " \u2581the", "\u2581the"]
-    check(folder_with(tmp_path, metaspace(scheme), bos_token="<s>"), [*TEXTS, *texts])
+    folder = folder_with(tmp_path, metaspace(scheme), bos_token="<s>")
+    check(folder, [*TEXTS, *texts])
+    check_package(folder, [*TEXTS, *texts])
 
 
 def test_words_of_users_have_a_space_behind_them(tmp_path: Path) -> None:
@@ -256,7 +270,16 @@ def test_special_tokens_that_take_white_space_away(tmp_path: Path) -> None:
     document = byte_level([split_by(QWEN2)])
     for entry in document["added_tokens"]:
         entry["rstrip"], entry["lstrip"] = entry["content"] == "<|im_start|>", entry["content"] == "<|im_end|>"
-    check(folder_with(tmp_path, document), [*TEXTS, "a <|im_start|>\n b <|im_end|> c", "<|im_start|> ", " <|im_end|>"])
+    document["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}},
+    }
+    texts = [*TEXTS, "a <|im_start|>\n b <|im_end|> c", "<|im_start|> ", " <|im_end|>"]
+    folder = folder_with(tmp_path, document, eos_token="</s>")
+    check(folder, texts)
+    check_package(folder, texts)
 
 
 @pytest.mark.parametrize("stated", [True, False, None])
