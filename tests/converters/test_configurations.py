@@ -18,6 +18,8 @@ from edgeinfer.converters.huggingface.architectures import describe
 from edgeinfer.converters.huggingface.checkpoint import open_checkpoint
 from edgeinfer.converters.to_gguf import Options, convert
 from edgeinfer.converters.to_onnx.export import export
+from edgeinfer.engines.base import EngineConfig, Slice
+from edgeinfer.engines.llamacpp import LlamaCppEngine
 from edgeinfer.errors import UnsupportedModel
 
 WINDOW = 24
@@ -60,6 +62,22 @@ def test_logits_are_those_of_transformers(case: str, tmp_path: Path, monkeypatch
     export(folder, tmp_path / "onnx", quant="f32")
     ours, _ = engine_logits(tmp_path / "onnx", ids, kernels=False, n_ctx=n)
     assert float(np.abs(ours - theirs).max()) < 1e-4
+
+
+@pytest.mark.parametrize(("n_ctx", "n_seqs"), [(64, 1), (64, 2), (96, 1)])
+def test_the_context_of_a_sequence_chooses_the_rope(n_ctx: int, n_seqs: int, tmp_path: Path) -> None:
+    """And neither what llama.cpp rounds it to nor how many sequences share the cells."""
+    config = {**BASE, "rope_parameters": LONG, "original_max_position_embeddings": 64}
+    folder, model = checkpoint(tmp_path / "model", "Phi3", config)
+    path = convert(folder, tmp_path / "model.gguf", Options("F32")).written.path
+    ids = token_ids(n=n_ctx)
+    theirs = their_logits(model, ids)
+    engine = LlamaCppEngine(path, EngineConfig(n_ctx=n_ctx, n_seq_max=n_seqs, n_threads=2, n_threads_batch=2))
+    try:
+        ours = engine.forward([Slice(n_seqs - 1, ids, 0, len(ids))])
+        assert float(np.abs(ours - theirs).max()) < 3e-3 * float(np.abs(theirs).max())
+    finally:
+        engine.close()
 
 
 LLAMA3 = {
