@@ -104,6 +104,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "mystery"}},
         "rope_type 'mystery'",
     ),
+    "gemma3-magnitude": (
+        "Gemma3ForCausalLM",
+        {"rope_scaling": {**YARN, "attention_factor": 0.8}, "head_dim": 16},
+        "yarn has an attention factor of its own",
+    ),
     "nomic-stretched": (
         "NomicBertModel",
         {"hidden_act": "silu", "rope_parameters": {"rope_type": "linear", "factor": 2.0}},

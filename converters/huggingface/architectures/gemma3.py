@@ -47,6 +47,8 @@ def describe(checkpoint: Checkpoint) -> Description:
     if period != _PERIOD:
         made.keys["attention.sliding_window_pattern"] = period
     made.keys["rope.freq_base_swa"] = _local_theta(config)
+    if abs(float(str(made.keys.get("rope.scaling.attn_factor", 1.0))) - 1) > 1e-6:
+        raise refuse(config, "yarn has an attention factor of its own (it would go to the layers with a window too)")
 
     def norms(_layer: int, blk: str, hf: str) -> dict[str, Target]:
         found = [
