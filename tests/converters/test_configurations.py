@@ -106,7 +106,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "gemma3-magnitude": (
         "Gemma3ForCausalLM",
-        {"rope_scaling": {**YARN, "attention_factor": 0.8}, "head_dim": 16},
+        {"rope_scaling": {**YARN, "attention_factor": 0.8}, "head_dim": 16, "num_key_value_heads": 1},
         "yarn has an attention factor of its own",
     ),
     "nomic-stretched": (
