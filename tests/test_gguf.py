@@ -129,6 +129,20 @@ def test_dimensions_may_differ_between_layers(tmp_path: Path) -> None:
     assert (sizes.head_dim_k, sizes.head_dim_v, sizes.n_swa, sizes.n_ff) == (32, 16, 128, 256)
 
 
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
+def test_a_window_in_no_layer(architecture: str, tmp_path: Path) -> None:
+    """llama.cpp would stop the whole process."""
+    made = model()
+    made.keys = {key.replace("llama.", f"{architecture}."): value for key, value in made.keys.items()}
+    made.keys["general.architecture"] = (STRING, architecture)
+    made.keys[f"{architecture}.attention.sliding_window"] = (U32, 128)
+    made.keys[f"{architecture}.attention.sliding_window_pattern"] = (U32, 6)
+    assert gguf.dimensions(gguf.read(made.write(tmp_path / "some.gguf"))).n_swa == 128
+    made.keys[f"{architecture}.attention.sliding_window_pattern"] = (U32, 1)
+    with pytest.raises(FormatError, match="leaves no layer with the window"):
+        gguf.dimensions(gguf.read(made.write(tmp_path / "none.gguf")))
+
+
 def test_model_info(tmp_path: Path) -> None:
     path = model().write(tmp_path / "tiny.gguf")
     info = gguf.model_info(path)

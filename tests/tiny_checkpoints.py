@@ -154,6 +154,25 @@ def our_logits(path: Path, ids: npt.NDArray[np.int32], *, kernels: bool = True) 
         engine.close()
 
 
+def engine_logits(
+    folder: Path, ids: npt.NDArray[np.int32], *, kernels: bool = True, step: int = 64, n_ctx: int = 64
+) -> tuple[Floats, tuple[str, ...]]:
+    """(logits of all tokens, the engine's notices), computed ``step`` tokens at a time."""
+    from edgeinfer.engines.base import EngineConfig, Slice
+    from edgeinfer.engines.ort_open import open_onnx
+
+    config = EngineConfig(n_ctx=n_ctx, n_threads=2, n_threads_batch=2, kernels=kernels)
+    engine = open_onnx(folder, config)
+    try:
+        rows = []
+        for at in range(0, len(ids), step):
+            part = ids[at : at + step]
+            rows.append(engine.forward([Slice(0, part, at, len(part))]).copy())
+        return np.concatenate(rows), engine.notices
+    finally:
+        engine.close()
+
+
 def exact_logits(path: Path, ids: npt.NDArray[np.int32], monkeypatch: pytest.MonkeyPatch) -> Floats:
     """The same with all of attention in single precision: what is off is then the file."""
     import llama_cpp

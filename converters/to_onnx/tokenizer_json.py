@@ -22,6 +22,9 @@ _DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exa
 _PLAIN = ("gpt-2", "gpt2", "default", "phi-2", "jina-es", "jina-de", "mpt", "olmo", "roberta-bpe")
 _CLASSES = {"qwen2": "Qwen2Tokenizer", "llama-bpe": "PreTrainedTokenizerFast"}
 _SPACE, _INNER = "▁", "##"
+_SPACE_PREFIX, _NORMALIZER = "edgeinfer.tokenizer.space_prefix", "edgeinfer.tokenizer.normalizer"
+_SCHEMES = {"first": "first", "unless_space": "always"}
+"""When our converters found that a space is put before a text -> Metaspace's word for it."""
 
 
 def tokenizer_files(meta: Metadata) -> dict[str, dict[str, Any]]:
@@ -48,9 +51,9 @@ def _byte_level(meta: Metadata) -> tuple[dict[str, Any], str] | None:
     else:
         return None
     return {
-        "normalizer": None,  # llama.cpp leaves text as it is, so the same text is the same tokens on both
+        "normalizer": _unicode_form(meta),  # without one llama.cpp leaves text as it is
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
-        "post_processor": _start(meta) or byte_level | {"use_regex": False},
+        "post_processor": _surroundings(meta) or byte_level | {"use_regex": False},
         "decoder": byte_level | {"use_regex": True},
         "model": _bpe(meta, [merge.split(" ", 1) for merge in meta.strings("tokenizer.ggml.merges")]),
     }, _CLASSES.get(pre, "GPT2Tokenizer")
@@ -58,8 +61,10 @@ def _byte_level(meta: Metadata) -> tuple[dict[str, Any], str] | None:
 
 def _sentencepiece(meta: Metadata) -> tuple[dict[str, Any], str]:
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-    prefixed = meta.flag("tokenizer.ggml.add_space_prefix", True)
+    scheme = _SCHEMES.get(meta.text(_SPACE_PREFIX, ""))
+    prefixed = meta.flag("tokenizer.ggml.add_space_prefix", True) or scheme is not None
     prefix = [{"type": "Prepend", "prepend": _SPACE}] if prefixed else []
+    metaspace = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": scheme, "split": False}
     decoders: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
         {"type": "ByteFallback"},
@@ -69,9 +74,9 @@ def _sentencepiece(meta: Metadata) -> tuple[dict[str, Any], str]:
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     gemma = not prefixed
     return {
-        "normalizer": {"type": "Sequence", "normalizers": [*prefix, spaces]},
-        "pre_tokenizer": None,
-        "post_processor": _start(meta),
+        "normalizer": None if scheme else {"type": "Sequence", "normalizers": [*prefix, spaces]},
+        "pre_tokenizer": metaspace if scheme else None,
+        "post_processor": _surroundings(meta),
         "decoder": {"type": "Sequence", "decoders": decoders},
         "model": _bpe(meta, _merges(meta)) | {"byte_fallback": True, "fuse_unk": True},
     }, "GemmaTokenizer" if gemma else "LlamaTokenizer"
@@ -155,16 +160,25 @@ def _starts(meta: Metadata) -> bool:
     return meta.flag("tokenizer.ggml.add_bos_token", meta.text("tokenizer.ggml.model") == "llama")
 
 
-def _start(meta: Metadata) -> dict[str, Any] | None:
-    bos = _special(meta, "bos")
-    if bos is None or not _starts(meta):
+def _unicode_form(meta: Metadata) -> dict[str, Any] | None:
+    form = meta.text(_NORMALIZER, "")
+    return {"type": form} if form.startswith("NF") else None
+
+
+def _surroundings(meta: Metadata) -> dict[str, Any] | None:
+    """The tokens before and after a text; None where there are none."""
+    bos = _special(meta, "bos") if _starts(meta) else None
+    ends = [name for name in ("eos", "sep") if meta.flag(f"tokenizer.ggml.add_{name}_token", False)]
+    end = _special(meta, "eos" if ends == ["eos"] else "seperator") if ends else None
+    if bos is None and end is None:
         return None
-    first, text = {"SpecialToken": {"id": bos[1], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    before, after = ([{"SpecialToken": {"id": one[1], "type_id": 0}}] if one else [] for one in (bos, end))
+    a, b = ({"Sequence": {"id": name, "type_id": kind}} for kind, name in enumerate("AB"))
     return {
         "type": "TemplateProcessing",
-        "single": [first, text],
-        "pair": [first, text, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {bos[1]: {"id": bos[1], "ids": [bos[0]], "tokens": [bos[1]]}},
+        "single": [*before, a, *after],
+        "pair": [*before, a, *after, b, *after],
+        "special_tokens": {one[1]: {"id": one[1], "ids": [one[0]], "tokens": [one[1]]} for one in (bos, end) if one},
     }
 
 
@@ -187,10 +201,20 @@ def _added(meta: Metadata) -> list[dict[str, Any]]:
     if "tokenizer.ggml.token_type" not in meta:
         return []
     kinds, tokens = meta.numbers("tokenizer.ggml.token_type"), meta.strings("tokenizer.ggml.tokens")
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    plain = {"single_word": False, "normalized": False}
+    strips = {
+        flag: {*meta.text(f"edgeinfer.tokenizer.strip_{side}", "").split(",")}
+        for flag, side in (("lstrip", "before"), ("rstrip", "after"))
+    }
     chosen = np.isin(kinds, (_UNKNOWN, _CONTROL, _USER_DEFINED)).nonzero()[0]
     return [
-        {"id": int(index), "content": tokens[int(index)], **plain, "special": bool(kinds[index] != _USER_DEFINED)}
+        {
+            "id": int(index),
+            "content": tokens[int(index)],
+            **plain,
+            **{flag: str(index) in ids for flag, ids in strips.items()},
+            "special": bool(kinds[index] != _USER_DEFINED),
+        }
         for index in chosen
     ]
 

@@ -19,6 +19,7 @@ from edgeinfer import kernels, packed
 from edgeinfer.engines import devices, llama_log
 from edgeinfer.engines.base import EngineConfig, ForwardCancelled, Logits, Slice
 from edgeinfer.engines.llama_batch import LlamaBatch
+from edgeinfer.engines.long_rope import short_factors
 from edgeinfer.engines.pieces import pieces as cut
 from edgeinfer.engines.token_table import TokenTable
 from edgeinfer.errors import BackendUnavailable, EngineError, FormatError, InsufficientMemory
@@ -47,6 +48,9 @@ def _load_model(path: Path, config: EngineConfig) -> tuple[Any, packed.PackedWei
     params = llama_cpp.llama_model_default_params()
     gpu = _on_gpu(config)
     params.n_gpu_layers = _ALL_LAYERS if gpu else 0
+    overrides = short_factors(path, config.n_ctx)
+    if overrides:
+        params.kv_overrides = overrides
     params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP if config.use_mmap else llama_cpp.LLAMA_LOAD_MODE_NONE
     with (
         kernels.loading(config.kernels and not gpu) as report,

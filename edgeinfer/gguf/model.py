@@ -195,6 +195,7 @@ def dimensions(file: GGUFFile) -> Dimensions:
     )
     _check_experts(keys, n_layers)
     _check_rope(keys, head_dim_k)
+    _check_window(keys, sizes.n_swa)
     return sizes
 
 
@@ -262,6 +263,14 @@ def _check_rope(keys: _Keys, head_dim: int) -> None:
         "attention.layer_norm_rms_epsilon",
     ):
         keys.finite(key)
+
+
+def _check_window(keys: _Keys, n_swa: int) -> None:
+    """A window in none of the layers makes llama.cpp stop the process."""
+    name = keys.file.architecture
+    windowed = name == "gemma2" or (name == "gemma3" and n_swa)
+    if windowed and keys.file.metadata.get(keys.prefix + "attention.sliding_window_pattern") == 1:
+        raise keys.fail("attention.sliding_window_pattern", "is 1, which leaves no layer with the window")
 
 
 def _check_tensors(file: GGUFFile, sizes: Dimensions) -> None:

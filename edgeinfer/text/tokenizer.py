@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from edgeinfer.engines import llama_log
 from edgeinfer.errors import EngineError, FormatError, ModelNotFound, UnsupportedModel, UsageError
+from edgeinfer.text.space_prefix import SpacePrefix
 from edgeinfer.text.specials import ControlTokens, TokenIds, cut_points, none_of
 from edgeinfer.text.wordpiece import WordPiece
 
@@ -34,6 +35,7 @@ _UNKNOWN, _NORMAL, _CONTROL, _USER_DEFINED, _BYTE = 1 << 0, 1 << 2, 1 << 3, 1 <<
 _LSTRIP, _RSTRIP = 1 << 7, 1 << 8
 _PIECE = 512  # characters that llama.cpp gets at once, where the text can be cut
 _LONG = 1 << 15  # characters from which on it pays to look at the whole vocabulary for places to cut
+_MAX_STATED = 1 << 16
 _MAX_TEXT_BYTES = 1 << 30  # llama.cpp counts in int32
 
 
@@ -114,7 +116,10 @@ class Tokenizer:
         # others.
         ends = {*control, lib.llama_vocab_eos(vocab), lib.llama_vocab_eot(vocab)} - {-1}
         self.eog_ids: frozenset[int] = frozenset(i for i in ends if lib.llama_vocab_is_eog(vocab, i))
-        before, after = (np.flatnonzero(attrs & strip).tolist() for strip in (_LSTRIP, _RSTRIP))
+        before, after = (
+            [*np.flatnonzero(attrs & strip).tolist(), *self._stated(f"strip_{side}")]
+            for strip, side in ((_LSTRIP, "before"), (_RSTRIP, "after"))
+        )
         texts = self._texts(control)
         # llama.cpp takes every "</s>" for the end of a text; in Qwen2.5 it is text, of the most ordinary kind.
         if attrs[texts.get("</s>", 0)] & _NORMAL and texts.get("</s>") not in (None, self.eos_id):
@@ -122,8 +127,10 @@ class Tokenizer:
         self.control_tokens = ControlTokens(texts, before, after)
         self.suffix_ids: tuple[int, ...] = self._suffix(vocab)
         self._normalized = _NORMALIZERS.get(self._meta("edgeinfer.tokenizer.normalizer"), str)
-        self._space_prefix = self._meta("edgeinfer.tokenizer.space_prefix") == "true"
-        self._cut_points = cut_points(self._user_defined())
+        words = self._user_defined()
+        native = self._meta("tokenizer.ggml.add_space_prefix") == "true"
+        self._prefix = SpacePrefix(self._meta("edgeinfer.tokenizer.space_prefix"), native, frozenset(words))
+        self._cut_points = cut_points(words)
         self._foreign: re.Pattern[str] | None = None
 
     @classmethod
@@ -162,6 +169,8 @@ class Tokenizer:
         Bytes for which the vocabulary has no token vanish (SmolLM2 lacks six control characters and planes 4 to 11).
         Raises `UsageError` for text that is not Unicode (lone surrogates).
         """
+        apart = parse_special and next(self.control_tokens.find(text), (1, 1, 1))[0] == 0
+        text = text if apart else self._prefix.begun(text)
         ids = self.control_tokens.encode(text, text, self._plain) if parse_special else self._plain(text)
         return ids if not add_bos or self.bos_id is None else np.concatenate((np.array([self.bos_id], np.int32), ids))
 
@@ -225,8 +234,14 @@ class Tokenizer:
             _utf8(text)
             return np.array(self._word_pieces().encode(text), np.int32)
         text = self._normalized(text)
-        if self._space_prefix and text:
-            text = " " + text
+        found = [self._split(piece) if piece else self._lone_space() for piece in self._prefix.pieces(text)]
+        return np.concatenate(found) if found else np.empty(0, np.int32)
+
+    def _lone_space(self) -> TokenIds:
+        return np.array([self._byte_id(ord(" "))], np.int32)
+
+    def _split(self, text: str) -> TokenIds:
+        """Ids of text that is as llama.cpp wants it."""
         parts: list[TokenIds] = []
         for piece in self._cut(text):
             data = _utf8(piece)
@@ -312,8 +327,13 @@ class Tokenizer:
             return (self._lib.llama_vocab_eos(vocab),)
         return (self._lib.llama_vocab_sep(vocab),) if self._lib.llama_vocab_get_add_sep(vocab) else ()
 
-    def _meta(self, key: str) -> str:
-        buffer = ctypes.create_string_buffer(64)
+    def _stated(self, what: str) -> list[int]:
+        """Ids in metadata of our converters, where they are text, since llama.cpp gives no arrays."""
+        found = (word for word in self._meta(f"edgeinfer.tokenizer.{what}", _MAX_STATED).split(",") if word.isdecimal())
+        return [token_id for token_id in map(int, found) if token_id < self.n_vocab]
+
+    def _meta(self, key: str, n_most: int = 64) -> str:
+        buffer = ctypes.create_string_buffer(n_most)
         n = self._lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
         return buffer.raw[: max(n, 0)].decode("utf-8", "replace") if n < len(buffer) else ""
 

@@ -12,13 +12,11 @@ import pytest
 from checkpoint_cases import BASE, CASES, LONG
 from onnx_packages import export
 from onnx_runs import divergence
-from tiny_checkpoints import checkpoint, their_logits, token_ids, torch_and_transformers
+from tiny_checkpoints import checkpoint, engine_logits, their_logits, token_ids, torch_and_transformers
 
 from edgeinfer.converters.architectures import ARCHITECTURES
 from edgeinfer.converters.to_gguf import Options, convert
 from edgeinfer.converters.to_onnx.requantize import Quant
-from edgeinfer.engines.base import EngineConfig, Slice
-from edgeinfer.engines.ort_open import open_onnx
 from edgeinfer.errors import EdgeInferError, FormatError, ModelNotFound, UnsupportedModel, UsageError
 from edgeinfer.onnx import operators, package
 
@@ -29,22 +27,6 @@ EXACT = 1e-4
 STORED_HALVES = 2e-3
 """Of the largest logit: what our operators' keys and values cost, which are kept in half precision."""
 ONLY_THEIRS = ("mixtral", "qwen3moe", "gemma2")
-
-
-def engine_logits(
-    folder: Path, ids: npt.NDArray[np.int32], *, kernels: bool = True, step: int = 64, n_ctx: int = 64
-) -> tuple[Floats, tuple[str, ...]]:
-    """(logits of all tokens, the engine's notices), computed ``step`` tokens at a time."""
-    config = EngineConfig(n_ctx=n_ctx, n_threads=2, n_threads_batch=2, kernels=kernels)
-    engine = open_onnx(folder, config)
-    try:
-        rows = []
-        for at in range(0, len(ids), step):
-            part = ids[at : at + step]
-            rows.append(engine.forward([Slice(0, part, at, len(part))]).copy())
-        return np.concatenate(rows), engine.notices
-    finally:
-        engine.close()
 
 
 @pytest.mark.parametrize("case", CASES)

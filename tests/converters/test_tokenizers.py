@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from tiny_checkpoints import byte_alphabet
 
+from edgeinfer import gguf
 from edgeinfer.converters.huggingface.checkpoint import open_checkpoint
 from edgeinfer.converters.huggingface.tokenizers import read_vocabulary
 from edgeinfer.converters.huggingface.tokenizers.pretokenizers import QWEN2
 from edgeinfer.converters.huggingface.tokenizers.proof import HARD_TEXTS
+from edgeinfer.converters.to_onnx.tokenizer_json import tokenizer_files
 from edgeinfer.errors import FormatError, UnsupportedModel
 from edgeinfer.gguf import TENSOR_TYPES, writer
 from edgeinfer.gguf.writer import NewTensor
@@ -62,6 +64,14 @@ def check(folder: Path, texts: list[str] = TEXTS) -> None:
     assert not wrong
 
 
+def check_package(folder: Path, texts: list[str] = TEXTS) -> None:
+    """The tokenizer.json of an ONNX package splits, and puts around a text, what the checkpoint's does."""
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    files = tokenizer_files(gguf.read_structure(vocabulary_file(folder)).metadata)
+    ours = tokenizers.Tokenizer.from_str(json.dumps(files["tokenizer.json"]))
+    assert [text for text in texts if ours.encode(text).ids != theirs.encode(text).ids] == []
+
+
 def corpus() -> Iterator[str]:
     yield from HARD_TEXTS
     yield from [
@@ -106,7 +116,9 @@ def test_bytes_as_smollm(tmp_path: Path) -> None:
 
 def test_bytes_as_qwen2(tmp_path: Path) -> None:
     """With Unicode brought into one form first, which llama.cpp does not do."""
-    check(folder_with(tmp_path, byte_level([split_by(QWEN2)], tokenizers.normalizers.NFC())))
+    folder = folder_with(tmp_path, byte_level([split_by(QWEN2)], tokenizers.normalizers.NFC()))
+    check(folder)
+    check_package(folder)
 
 
 @pytest.mark.parametrize("ignore_merges", [True, False])
@@ -218,4 +230,94 @@ def test_two_tokens_of_one_text_are_refused(tmp_path: Path) -> None:
     document = byte_level([])
     document["added_tokens"].append({"id": 5000, "content": "the", "special": True})
     with pytest.raises(FormatError, match="'the' is token"):
+        read_vocabulary(open_checkpoint(folder_with(tmp_path, document)))
+
+
+def metaspace(scheme: str, *, split: bool = False) -> dict[str, Any]:
+    """As transformers saves tokenizers of SentencePiece's kind, without a normalizer."""
+    step = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": split}
+    return spaced(False, all_merges=True) | {"normalizer": None, "pre_tokenizer": step}
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_spaces_before_a_text(scheme: str, tmp_path: Path) -> None:
+    """None where there is one already; and with ``first`` none behind a special token."""
+    texts = ["<s> the<|im_end|>the", "the</s>the", "<s>the", "</s> ", " \u2581the", "\u2581the"]
+    folder = folder_with(tmp_path, metaspace(scheme), bos_token="<s>")
+    check(folder, [*TEXTS, *texts])
+    check_package(folder, [*TEXTS, *texts])
+
+
+def test_words_of_users_have_a_space_behind_them(tmp_path: Path) -> None:
+    document = spaced(True, all_merges=False)
+    n = len(document["model"]["vocab"])
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    document["added_tokens"].append({"id": n, "content": "\n\n\n", **flags})
+    check(folder_with(tmp_path, document), [*TEXTS, "a\n\n\nb", "\n\n\n b"])
+
+
+def test_a_split_at_spaces_that_tokens_contradict(tmp_path: Path) -> None:
+    document = metaspace("always", split=True)
+    inside = {text: i for text, i in document["model"]["vocab"].items() if "\u2581" not in text[1:]}
+    if len(inside) == len(document["model"]["vocab"]):
+        document["model"]["vocab"]["\u2581\u2581"] = len(inside)
+    with pytest.raises(UnsupportedModel, match="split at spaces first"):
+        read_vocabulary(open_checkpoint(folder_with(tmp_path, document)))
+
+
+def test_special_tokens_that_take_white_space_away(tmp_path: Path) -> None:
+    """As Phi 3 has them, whatever the model is called."""
+    document = byte_level([split_by(QWEN2)])
+    for entry in document["added_tokens"]:
+        entry["rstrip"], entry["lstrip"] = entry["content"] == "<|im_start|>", entry["content"] == "<|im_end|>"
+    document["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}},
+    }
+    texts = [*TEXTS, "a <|im_start|>\n b <|im_end|> c", "<|im_start|> ", " <|im_end|>"]
+    folder = folder_with(tmp_path, document, eos_token="</s>")
+    check(folder, texts)
+    check_package(folder, texts)
+
+
+@pytest.mark.parametrize("stated", [True, False, None])
+@pytest.mark.parametrize("put", [True, False])
+def test_only_tokenizer_json_puts_a_bos_token(put: bool, stated: bool | None, tmp_path: Path) -> None:
+    """transformers takes no notice of add_bos_token beside one."""
+    document = byte_level([])
+    if put:
+        document["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        }
+    check(folder_with(tmp_path, document, bos_token="<s>", eos_token="</s>", add_bos_token=stated), TEXTS[:2])
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("single_word", "found by single_word"), ("lstrip", "found by lstrip"), ("rstrip", "found by rstrip")],
+)
+def test_words_that_llama_cpp_cannot_find(flag: str, message: str, tmp_path: Path) -> None:
+    document = byte_level([])
+    document["added_tokens"].append({"id": 5000, "content": "<x>", "special": False, flag: True})
+    with pytest.raises(UnsupportedModel, match=message):
+        read_vocabulary(open_checkpoint(folder_with(tmp_path, document)))
+
+
+def test_words_added_to_wordpiece_are_refused(tmp_path: Path) -> None:
+    trainer = tokenizers.trainers.WordPieceTrainer(
+        vocab_size=300, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False
+    )
+    document = trained(
+        tokenizers.models.WordPiece(unk_token="[UNK]"),
+        trainer,
+        normalizer=tokenizers.normalizers.BertNormalizer(),
+        pre_tokenizer=tokenizers.pre_tokenizers.BertPreTokenizer(),
+    )
+    document["added_tokens"].append({"id": 400, "content": "covid", "special": False})
+    with pytest.raises(UnsupportedModel, match="1 words such as 'covid' were added"):
         read_vocabulary(open_checkpoint(folder_with(tmp_path, document)))

@@ -5,7 +5,7 @@ A module takes the `Decoder` that this makes and changes the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 from edgeinfer.converters.huggingface.architectures.rope import rope_keys, scaling_of
@@ -84,10 +84,14 @@ def sizes_of(config: Fields) -> Sizes:
 
 
 def decoder(
-    checkpoint: Checkpoint, defaults: Mapping[str, object] | None = None, text: Fields | None = None
+    checkpoint: Checkpoint,
+    defaults: Mapping[str, object] | None = None,
+    text: Fields | None = None,
+    ropes: Container[str] = (),
 ) -> Decoder:
     """The plain decoder: norm, attention, norm, gated feed-forward, no biases. ``defaults`` are those of the
-    architecture's class for what config.json leaves out; ``text``: the text part of a configuration of several."""
+    architecture's class for what config.json leaves out; ``text``: the text part of a configuration of several;
+    ``ropes``: what `rope_keys` may take for known."""
     config = (text or checkpoint.config).with_defaults({"tie_word_embeddings": False, **(defaults or {})})
     sizes = sizes_of(config)
     scaling = scaling_of(config)
@@ -102,7 +106,7 @@ def decoder(
         "attention.value_length": sizes.head_dim,
         "attention.layer_norm_rms_epsilon": config.number("rms_norm_eps"),
         "vocab_size": sizes.n_vocab,
-        **rope_keys(config, scaling, sizes.head_dim),
+        **rope_keys(config, scaling, sizes.head_dim, ropes),
     }
     prefix = _prefix(checkpoint)
     made = Decoder(checkpoint, config, sizes, prefix, keys, {}, [])

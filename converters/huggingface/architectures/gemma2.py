@@ -16,8 +16,13 @@ _DEFAULTS: dict[str, object] = {
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 8192,
     "tie_word_embeddings": True,
-    "head_dim": 256,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
     "num_key_value_heads": 4,
+    "head_dim": 256,
+    "vocab_size": 256000,
     "query_pre_attn_scalar": 256,
     "sliding_window": 4096,
     "attn_logit_softcapping": 50.0,
@@ -37,8 +42,10 @@ def describe(checkpoint: Checkpoint) -> Description:
     for key in ("attn_logit_softcapping", "final_logit_softcapping"):
         null = given.is_null(key)
         made.keys[key] = _NO_CAP if null else config.number(key)
-    made.keys["attention.sliding_window"] = config.integer("sliding_window")
-    period = window_period(config, made.sizes.n_layers, 2)
+    window, period = config.integer("sliding_window"), window_period(config, made.sizes.n_layers, 2)
+    if period == 1:  # no layer has one, which llama.cpp stops the process for; one that hides nothing is the same
+        window, period = config.integer("max_position_embeddings"), 2
+    made.keys["attention.sliding_window"] = window
     if period != 2:
         made.keys["attention.sliding_window_pattern"] = period
     scaled(made, "attn_q.weight", attention_scale(made, _LARGEST))

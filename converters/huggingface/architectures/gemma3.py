@@ -47,6 +47,8 @@ def describe(checkpoint: Checkpoint) -> Description:
     if period != _PERIOD:
         made.keys["attention.sliding_window_pattern"] = period
     made.keys["rope.freq_base_swa"] = _local_theta(config)
+    if abs(float(str(made.keys.get("rope.scaling.attn_factor", 1.0))) - 1) > 1e-6:
+        raise refuse(config, "yarn has an attention factor of its own (it would go to the layers with a window too)")
 
     def norms(_layer: int, blk: str, hf: str) -> dict[str, Target]:
         found = [
@@ -66,5 +68,6 @@ def _local_theta(config: Fields) -> float:
         local = scaling_of(config, "sliding_attention")
         if local.kind != "default":
             raise refuse(config, f"rope_type of sliding_attention is {local.kind!r}")
-        return local.theta
+        if "rope_theta" in config.fields("rope_parameters").fields("sliding_attention"):
+            return local.theta
     return config.number("rope_local_base_freq", _LOCAL_THETA)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from edgeinfer.converters.huggingface.architectures.base import finished, only
-from edgeinfer.converters.huggingface.architectures.llama import llama
+from edgeinfer.converters.huggingface.architectures.llama import end_at_window, llama
 from edgeinfer.converters.huggingface.checkpoint import Checkpoint
 from edgeinfer.converters.huggingface.description import Description, Target, copy, stacked
 
 __all__ = ["describe"]
 
+_DEFAULTS = {"rms_norm_eps": 1e-5, "max_position_embeddings": 131072, "rope_theta": 1e6}
 _MATRICES = (("gate", "w1"), ("down", "w2"), ("up", "w3"))
 
 
 def describe(checkpoint: Checkpoint) -> Description:
-    made = llama(checkpoint)
+    made = llama(checkpoint, _DEFAULTS)
     config, sizes = made.config, made.sizes
     only(config, "hidden_act", "silu")
     n_experts = config.integer("num_local_experts", 8, high=1024)
@@ -31,4 +32,5 @@ def describe(checkpoint: Checkpoint) -> Description:
 
     made.drop("ffn_gate.weight", "ffn_up.weight", "ffn_down.weight")
     made.each_layer(experts)
+    end_at_window(made)
     return finished(made, "llama")

@@ -59,7 +59,9 @@ def _keys(checkpoint: Checkpoint, config: Fields, width: int, n_layers: int, n_f
     n_heads = config.integer(config.first("num_attention_heads", "n_head"))
     if width % n_heads:
         raise refuse(config, f"{n_heads} heads do not divide a width of {width}")
-    theta = scaling_of(config.with_defaults({"rope_theta": config.number("rotary_emb_base", _THETA)})).theta
+    scaling = scaling_of(config.with_defaults({"rope_theta": config.number("rotary_emb_base", _THETA)}))
+    if scaling.kind not in ("default", "dynamic") or scaling.fields.number("partial_rotary_factor", 1.0) != 1:
+        raise refuse(config, f"rope_type is {scaling.kind!r}, or a part of each head is rotated")
     return {
         "block_count": n_layers,
         "context_length": config.integer(config.first("max_trained_positions", "max_position_embeddings"), 2048),
@@ -70,7 +72,7 @@ def _keys(checkpoint: Checkpoint, config: Fields, width: int, n_layers: int, n_f
         "attention.layer_norm_epsilon": config.number(config.first("layer_norm_eps", "layer_norm_epsilon"), 1e-12),
         "attention.causal": False,
         "pooling_type": pooling_type(checkpoint),
-        "rope.freq_base": theta,
+        "rope.freq_base": scaling.theta,
     }
 
 

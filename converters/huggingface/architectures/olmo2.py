@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edgeinfer.converters.huggingface.architectures.base import decoder, finished, only
 from edgeinfer.converters.huggingface.checkpoint import Checkpoint
 from edgeinfer.converters.huggingface.description import Description, Target, copy
@@ -26,4 +28,6 @@ def describe(checkpoint: Checkpoint) -> Description:
 
     made.drop("attn_norm.weight", "ffn_norm.weight")
     made.each_layer(norms)
+    if "output.weight" not in made.targets:  # tied, which llama.cpp's olmo2 does not know: the same rows twice
+        made.targets["output.weight"] = replace(made.targets["token_embd.weight"], name="output.weight")
     return finished(made, "olmo2")

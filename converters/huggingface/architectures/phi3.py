@@ -4,16 +4,18 @@ pair's rotation in the models of long context."""
 from __future__ import annotations
 
 from edgeinfer.converters.huggingface.architectures.base import decoder, finished, only, refuse
-from edgeinfer.converters.huggingface.architectures.llama import note_window
+from edgeinfer.converters.huggingface.architectures.llama import end_at_window
 from edgeinfer.converters.huggingface.architectures.rope import longrope, scaling_of
 from edgeinfer.converters.huggingface.checkpoint import Checkpoint
 from edgeinfer.converters.huggingface.description import Description, Target, copy
 
 __all__ = ["describe"]
 
+_DEFAULTS = {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096}
+
 
 def describe(checkpoint: Checkpoint) -> Description:
-    made = decoder(checkpoint, {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096})
+    made = decoder(checkpoint, _DEFAULTS, ropes=("longrope", "partial"))
     config, sizes = made.config, made.sizes
     only(config, "hidden_act", "silu")
     if sizes.q != sizes.n_embd:
@@ -26,12 +28,11 @@ def describe(checkpoint: Checkpoint) -> Description:
 
     made.drop("attn_q.weight", "attn_k.weight", "attn_v.weight", "ffn_gate.weight")
     made.each_layer(fused)
-    scaling = scaling_of(config)
-    n_rotated = made.keys["rope.dimension_count"]
-    keys, targets = longrope(config, scaling, int(str(n_rotated)))
+    end_at_window(made)
+    n_rotated, n_ctx = (int(str(made.keys[key])) for key in ("rope.dimension_count", "context_length"))
+    keys, targets = longrope(config, scaling_of(config), n_rotated, n_ctx)
     made.keys.update(keys)
     made.targets.update({target.name: target for target in targets})
     # 0, which tells llama.cpp that there is no window: without the key it takes its own.
     made.keys["attention.sliding_window"] = 0
-    note_window(made)
     return finished(made, "phi3")

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from edgeinfer.converters.huggingface.architectures.base import decoder, finished, only
-from edgeinfer.converters.huggingface.architectures.llama import note_window
+from edgeinfer.converters.huggingface.architectures.llama import end_at_window
 from edgeinfer.converters.huggingface.checkpoint import Checkpoint
 from edgeinfer.converters.huggingface.description import Description, Target, copy
 
-__all__ = ["describe"]
+__all__ = ["DEFAULTS", "describe"]
+
+DEFAULTS: dict[str, object] = {
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 32768,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
+"""Of Qwen 3 too."""
 
 
 def describe(checkpoint: Checkpoint) -> Description:
-    made = decoder(checkpoint, {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "use_sliding_window": False})
+    made = decoder(checkpoint, DEFAULTS)
     sizes = made.sizes
     only(made.config, "hidden_act", "silu")
     if sizes.q != sizes.n_embd:
@@ -23,5 +32,5 @@ def describe(checkpoint: Checkpoint) -> Description:
         return {target.name: target for target in found}
 
     made.each_layer(biases)
-    note_window(made)
+    end_at_window(made, by_layer=True)
     return finished(made, "qwen2")

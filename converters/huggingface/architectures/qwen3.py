@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from edgeinfer.converters.huggingface.architectures.base import Decoder, decoder, finished, only
-from edgeinfer.converters.huggingface.architectures.llama import note_window
+from edgeinfer.converters.huggingface.architectures.llama import end_at_window
+from edgeinfer.converters.huggingface.architectures.qwen2 import DEFAULTS
 from edgeinfer.converters.huggingface.checkpoint import Checkpoint
 from edgeinfer.converters.huggingface.description import Description, Target, copy
 
 __all__ = ["describe", "qwen3"]
 
-_DEFAULTS = {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "use_sliding_window": False}
-
 
 def describe(checkpoint: Checkpoint) -> Description:
-    return finished(qwen3(checkpoint, {**_DEFAULTS, "head_dim": 128}), "qwen3")
+    made = qwen3(checkpoint, {"head_dim": 128})
+    end_at_window(made, by_layer=True)
+    return finished(made, "qwen3")
 
 
 def qwen3(checkpoint: Checkpoint, defaults: dict[str, object]) -> Decoder:
     """What the mixture of experts begins with too."""
-    made = decoder(checkpoint, {**_DEFAULTS, **defaults})
+    made = decoder(checkpoint, {**DEFAULTS, **defaults})
     only(made.config, "hidden_act", "silu")
     only(made.config, "attention_bias", False)
     head_dim = made.sizes.head_dim
@@ -30,5 +31,4 @@ def qwen3(checkpoint: Checkpoint, defaults: dict[str, object]) -> Decoder:
         return {target.name: target for target in found}
 
     made.each_layer(norms)
-    note_window(made)
     return made

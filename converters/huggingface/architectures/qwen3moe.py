@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgeinfer.converters.huggingface.architectures.base import finished, only, refuse
+from edgeinfer.converters.huggingface.architectures.llama import end_at_window
 from edgeinfer.converters.huggingface.architectures.qwen3 import qwen3
 from edgeinfer.converters.huggingface.checkpoint import Checkpoint
 from edgeinfer.converters.huggingface.description import Description, Target, copy, stacked
@@ -33,4 +34,5 @@ def describe(checkpoint: Checkpoint) -> Description:
 
     made.drop("ffn_gate.weight", "ffn_up.weight", "ffn_down.weight")
     made.each_layer(experts)
+    end_at_window(made)
     return finished(made, "qwen3moe")

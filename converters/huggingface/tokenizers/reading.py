@@ -38,10 +38,12 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     tokens = Tokens(document.where)
     vocabulary = _by_kind(document, tokens)
     _add_special(document, tokens)
+    vocabulary.strips = _strips(document)
     config = checkpoint.document("tokenizer_config.json") or Fields({}, "tokenizer_config.json")
     _add_configured(config, tokens)
     _special_ids(checkpoint, config, vocabulary)
-    _surroundings(document, config, vocabulary)
+    legacy_flags = Fields({}, config.where) if checkpoint.document("tokenizer.json") else config
+    _surroundings(document, legacy_flags, vocabulary)
     return vocabulary
 
 
@@ -63,9 +65,24 @@ def _add_special(document: Fields, tokens: Tokens) -> None:
     for entry in document.array("added_tokens"):
         added = Fields(entry if isinstance(entry, dict) else {}, f"{document.where}: added_tokens")
         token_id, text = added.integer("id", low=0), added.text("content")
+        special = added.flag("special")
+        for flag in ("single_word", *(() if special else ("lstrip", "rstrip"))):
+            if added.flag(flag):
+                raise UnsupportedModel(f"{added.where}: {shown(text)} is found by {flag}, which llama.cpp does not do")
         if tokens.kinds.get(token_id) is Kind.UNKNOWN:
             continue
-        tokens.add(token_id, text, Kind.CONTROL if added.flag("special") else Kind.USER_DEFINED)
+        tokens.add(token_id, text, Kind.CONTROL if special else Kind.USER_DEFINED)
+
+
+def _strips(document: Fields) -> dict[str, list[int]]:
+    """Special tokens that take white space away, such as those of Phi 3."""
+    found: dict[str, list[int]] = {"before": [], "after": []}
+    for entry in document.array("added_tokens"):
+        added = Fields(entry if isinstance(entry, dict) else {}, f"{document.where}: added_tokens")
+        for side, flag in (("before", "lstrip"), ("after", "rstrip")):
+            if added.flag(flag) and added.flag("special"):
+                found[side].append(added.integer("id", low=0))
+    return found
 
 
 def _add_configured(config: Fields, tokens: Tokens) -> None:
@@ -112,7 +129,8 @@ def _content(value: Any) -> Any:
 
 
 def _surroundings(document: Fields, config: Fields, vocabulary: Vocabulary) -> None:
-    """What is put before and after a text."""
+    """What is put before and after a text. A tokenizer.json says it all: beside one transformers takes no notice of
+    add_bos_token and add_eos_token in ``config``."""
     before, after = _template(document.fields("post_processor"), vocabulary.tokens)
     if len(before) > 1 or len(after) > 1:
         raise UnsupportedModel(f"{document.where}: {len(before)} tokens before a text and {len(after)} after it")

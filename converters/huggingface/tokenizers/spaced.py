@@ -39,11 +39,14 @@ def read(document: Fields, tokens: Tokens) -> Vocabulary:
     if not model.flag("byte_fallback") or n_bytes != 256:
         raise UnsupportedModel(f"{model.where}: {n_bytes} of 256 bytes have a token, and llama.cpp needs all of them")
     prefix = prefix_of(document)
+    if _splits(document):
+        _check_words(model, tokens)
     merges = _pairs(model)
     if _closed(merges, tokens):
         scores = model.raw("scores")
         made = Vocabulary("llama", tokens, scores=scores if isinstance(scores, dict) else _scores(merges, tokens))
-        made.keys["add_space_prefix"] = prefix
+        made.keys["add_space_prefix"] = prefix in ("true", "unless_space")
+        made.space_prefix = "" if prefix == "true" else prefix
     else:
         _check_lines(model, tokens)
         joined = [f"{left} {right}" for left, right in merges]
@@ -100,20 +103,38 @@ def _check_lines(model: Fields, tokens: Tokens) -> None:
             )
 
 
-def prefix_of(document: Fields) -> bool:
-    """Whether a space is put before a text. Raises `UnsupportedModel` for preparations that llama.cpp does not know."""
-    before = False
+def _splits(document: Fields) -> bool:
+    """Whether text is split at its spaces before it is merged."""
+    parts = _parts(document.fields("pre_tokenizer"), "pretokenizers")
+    return any(part.raw("type") == "Metaspace" and part.flag("split", True) for part in parts)
+
+
+def _check_words(model: Fields, tokens: Tokens) -> None:
+    """llama.cpp merges across spaces, which comes to the same where no token has one inside."""
+    for token_id, text in tokens.texts.items():
+        if tokens.kinds[token_id] is Kind.NORMAL and SPACE in text[1:]:
+            raise UnsupportedModel(
+                f"{model.where}: text is split at spaces first (Metaspace), but token {token_id}, {shown(text)}, has "
+                "one inside, which llama.cpp would make"
+            )
+
+
+def prefix_of(document: Fields) -> str:
+    """When a space is put before a text, as `Vocabulary.space_prefix` has it. Raises `UnsupportedModel` for
+    preparations that llama.cpp does not know."""
+    before = ""
     for part in _parts(document.fields("normalizer"), "normalizers"):
         kind, content = part.text("type", ""), part.raw("content")
         if kind == "Prepend" and part.raw("prepend") == SPACE:
-            before = True
+            before = "true"
         elif not (kind == "Replace" and part.fields("pattern").raw("String") == " " and content == SPACE):
             raise UnsupportedModel(f"{part.where}: text is changed by {shown(kind)} first, which llama.cpp does not do")
     for part in _parts(document.fields("pre_tokenizer"), "pretokenizers"):
         kind = part.text("type", "")
         if kind == "Metaspace" and part.raw("replacement") in (SPACE, None):
             scheme = part.text("prepend_scheme", "always" if part.flag("add_prefix_space", True) else "never")
-            before = before or scheme != "never"
+            schemes = {"never": "", "always": "unless_space", "first": "first"}
+            before = before or schemes.get(scheme, "unless_space")
         elif not (kind == "Split" and part.fields("pattern").raw("String") == " "):  # no space is left to split at
             raise UnsupportedModel(f"{part.where}: text is split by {shown(kind)} first, which llama.cpp does not do")
     return before

@@ -78,6 +78,7 @@ def _spaces(document: Fields, made: Vocabulary, collapses: bool) -> None:
             prefix = (
                 part.text("prepend_scheme", "always" if part.flag("add_prefix_space", True) else "never") != "never"
             )
+            made.space_prefix = "unless_space" if prefix and not collapses else ""
         else:
             raise UnsupportedModel(f"{part.where}: text is split by {shown(kind)} first, which llama.cpp does not do")
     made.keys["add_space_prefix"] = prefix

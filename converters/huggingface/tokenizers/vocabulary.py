@@ -64,8 +64,9 @@ class Tokens:
 class Vocabulary:
     """``model``: GGUF's kind of tokenizer (gpt2, llama, t5, bert); ``pre``: how llama.cpp splits text before it merges.
     ``keys``: everything else, without ``tokenizer.ggml.``. ``normalizer``: a Unicode form that text must be brought
-    into first, or ``spaces`` for one space between words; and ``space_prefix`` a space to put before it: our tokenizer
-    does both, llama.cpp does not."""
+    into first, or ``spaces`` for one space between words; ``space_prefix`` when to put a space before it: always
+    (``true``), ``unless_space`` is there already, or ``first``, before the whole text alone; ``strips``: special tokens
+    that take the white space ``before`` or ``after`` them away. Our tokenizer does these, llama.cpp does not."""
 
     model: str
     tokens: Tokens
@@ -74,7 +75,8 @@ class Vocabulary:
     merges: list[str] | None = None
     keys: dict[str, Value] = field(default_factory=dict)
     normalizer: str | None = None
-    space_prefix: bool = False
+    space_prefix: str = ""
+    strips: Mapping[str, list[int]] = field(default_factory=dict)
 
     def metadata(self, n_vocab: int, where: str) -> dict[str, Value]:
         """All keys of a vocabulary of ``n_vocab`` ids; ids without a token get one that no text has. Raises
@@ -95,5 +97,8 @@ class Vocabulary:
         if self.normalizer:
             keys["edgeinfer.tokenizer.normalizer"] = self.normalizer
         if self.space_prefix:
-            keys["edgeinfer.tokenizer.space_prefix"] = True
+            keys["edgeinfer.tokenizer.space_prefix"] = self.space_prefix
+        for side, ids in self.strips.items():
+            if ids:
+                keys[f"edgeinfer.tokenizer.strip_{side}"] = ",".join(map(str, ids))
         return keys

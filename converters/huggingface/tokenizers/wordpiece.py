@@ -18,7 +18,14 @@ def read(document: Fields, tokens: Tokens) -> Vocabulary:
     inner = model.text("continuing_subword_prefix", "##")
     plain = Tokens(model.where)
     add_tokens(model, plain)
-    special = {entry.get("content") for entry in document.array("added_tokens") if isinstance(entry, dict)}
+    added = [entry for entry in document.array("added_tokens") if isinstance(entry, dict)]
+    special = {entry.get("content") for entry in added}
+    words = [entry.get("content") for entry in added if not entry.get("special")]
+    if words:
+        raise UnsupportedModel(
+            f"{document.where}: {len(words)} words such as {shown(str(words[0]))} were added that are found "
+            "before text is split, which llama.cpp does not do"
+        )
     unknown = model.text("unk_token", "[UNK]")
     for token_id, text in sorted(plain.texts.items()):
         if text in special or text == unknown:
