@@ -11,6 +11,7 @@ from typing import Literal
 from edgeinfer import __version__
 from edgeinfer.catalog.store import Progress, Quiet
 from edgeinfer.converters.architectures.decoder import Decoder
+from edgeinfer.converters.sources import TensorSource
 from edgeinfer.converters.to_onnx.activations import Activations
 from edgeinfer.converters.to_onnx.floats import FloatSource
 from edgeinfer.converters.to_onnx.folder import new_folder
@@ -23,7 +24,7 @@ from edgeinfer.converters.to_onnx.requantize import BLOCKS, Block, Quant
 from edgeinfer.converters.to_onnx.rounding import Rounding
 from edgeinfer.converters.to_onnx.smoothing import SmoothedSource
 from edgeinfer.converters.to_onnx.space import package_bytes
-from edgeinfer.errors import UnsupportedModel, UsageError
+from edgeinfer.errors import UnsupportedModel, UnsupportedQuant, UsageError
 from edgeinfer.gguf import writer as gguf_writer
 from edgeinfer.onnx.package import MANIFEST, STATIC_MODES, VOCABULARY, Calibration, Origin, Package, TensorForm, Variant
 
@@ -41,6 +42,7 @@ def export(
     variant: Sequence[VariantName] = ("cpu",),
     quant: Quant = "keep",
     block: Block = 32,
+    zero_points: bool = False,
     overrides: Sequence[FormOverride] = (),
     rounding: Rounding | None = None,
     activations: Activations | None = None,
@@ -57,7 +59,8 @@ def export(
     Everything that can be known beforehand is checked before anything is written: the file's structure, its
     architecture, every tensor's name, shape and type, room on the disk. Memory: one piece of a tensor, some ten MB,
     beside the header; of variant ``npu``, whose matrices are transposed, also the pages of the one that is written.
-    ``block`` weights share a scale where ``quant`` is int4, which ``rounding`` rounds to (None: to the nearest).
+    ``block`` weights share a scale, and a zero point with ``zero_points``, where ``quant`` is int4, which ``rounding``
+    rounds to (None: to the nearest).
     ``overrides``: other quantizations for matrices whose names match.
     ``n_ctx`` is the context of that variant's graphs (None: `NPU_CTX`, or the model's where that is less), though it
     is ``most_ctx`` at most. ``activations``: what products of that variant take and give, of the quants that keep these
@@ -70,7 +73,7 @@ def export(
     """
     if block not in BLOCKS:
         raise UsageError(f"blocks of {block} weights are wanted; there are {', '.join(map(str, BLOCKS))}")
-    mixture = Mixture(quant, block, tuple(overrides))
+    mixture = Mixture(quant, block, tuple(overrides), zero_points)
     with opened(Path(path), reference, progress) as model:
         return write_package(
             *(model, Path(folder), mixture, variant),
@@ -104,6 +107,7 @@ def write_package(
     shown = progress or Quiet()
     names = tuple(dict.fromkeys(variant))
     check_static(mixture.quant, names, activations)
+    check_zero_points(mixture, names, rounding)
     for note in model.notes:
         shown.note(note)
     decoder, source = model.decoder, model.source
@@ -113,6 +117,8 @@ def write_package(
     if activations is not None and activations.factors:
         source = SmoothedSource(source, decoder, activations.factors)
     _check_variants(decoder, names, model)
+    if "npu" in names:
+        _check_kept(source, mixture)
     needed = package_bytes(source, mixture, decoder, names)
     n_graphs = bool({"cpu", "cuda"} & {*names}) + ("npu" in names)
     total = n_graphs * sum(tensor.n_rows * tensor.row_bytes for tensor in source.tensors.values())
@@ -141,6 +147,14 @@ def check_static(quant: Quant, names: Sequence[str], activations: Activations | 
         raise UsageError(f"{quant} finds the ranges of what products take on a text; give one with --calibrate")
 
 
+def check_zero_points(mixture: Mixture, names: Sequence[str], rounding: Rounding | None) -> None:
+    """Raise `UsageError` for zero points that no graph of these has, and for a method that looks for none."""
+    if rounding is not None and rounding.method == "hqq" and not mixture.zero_points:
+        raise UsageError("method hqq looks for zero points; --zero-points has them, and --method search is without")
+    if mixture.zero_points and "npu" in names:
+        raise UsageError("zero points are for variants cpu and cuda: graphs of variant npu step around zero")
+
+
 def _check_variants(decoder: Decoder, names: Sequence[VariantName], model: Model) -> None:
     if "npu" not in names:
         return
@@ -153,6 +167,14 @@ def _check_variants(decoder: Decoder, names: Sequence[VariantName], model: Model
     for reason, true in reasons.items():
         if true:
             raise UnsupportedModel(f"{model.file.path}: variant npu has graphs of fixed shapes, and {reason}")
+
+
+def _check_kept(source: TensorSource, mixture: Mixture) -> None:
+    """Blocks of a package may have zero points though nobody asks for them."""
+    for name, tensor in source.tensors.items():
+        form = mixture.form(name, tensor) if len(tensor.shape) > 1 else None
+        if form is not None and form.zero_points:
+            raise UnsupportedQuant(f"{source.label}: {name} has zero points, which graphs of variant npu do not")
 
 
 def _context(n_ctx_train: int, n_ctx: int | None) -> int:

@@ -45,10 +45,11 @@ _MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", *STATIC)
 @calibration_flags
 @flag(
     "--method",
-    type=click.Choice(["auto", "rtn", "search", "gptq"]),
+    type=click.Choice(["auto", "rtn", "search", "hqq", "gptq"]),
     default="auto",
     show_default=True,
-    help="For onnx int4: to the nearest, with scales of least error, or by GPTQ, which is auto with --calibrate.",
+    help="For onnx int4: to the nearest, with scales of least error, by HQQ (with --zero-points), or by GPTQ, which is "
+    "auto with --calibrate.",
 )
 @flag(
     "--block-size",
@@ -56,6 +57,11 @@ _MODES = ("keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", *STATIC)
     default="32",
     show_default=True,
     help="For onnx int4: weights that share a scale.",
+)
+@flag(
+    "--zero-points",
+    is_flag=True,
+    help="For onnx int4, variants cpu and cuda: blocks step around a point of their own, at half a byte each: closer.",
 )
 @flag(
     "--activations",
@@ -91,6 +97,7 @@ def command(
     calibration: Calibration,
     method: str,
     block_size: str,
+    zero_points: bool,
     activations: str | None,
     variant: tuple[str, ...],
     n_ctx: int | None,
@@ -107,8 +114,8 @@ def command(
     if activations and quant not in STATIC:
         raise UsageError(f"--activations is for --to onnx --quant {' or '.join(STATIC)}, with --calibrate")
     if target == "gguf":
-        if method != "auto":
-            raise UsageError("--method is for --to onnx")
+        if method != "auto" or zero_points:
+            raise UsageError("--method and --zero-points are for --to onnx")
         convert_to_gguf(model, out, quant or "f16", tensor_types, imatrix, calibration, force=force, as_json=as_json)
         return
     if imatrix:
@@ -120,11 +127,13 @@ def command(
         raise UsageError(f"--calibrate and --method are for --quant int4, {' and '.join(STATIC)}")
     static = None
     if quant in STATIC:
+        if zero_points or method == "hqq":
+            raise UsageError(f"--zero-points and --method hqq are not for --quant {quant}, which steps around zero")
         if tensor_types:
             raise UsageError(f"--tensor-type is not for --quant {quant}, whose products need one kind of weights")
         need_converter()
         static = Static(quant, calibration, method, int(activations or 0))
-    rounded = Rounded(calibration, method, int(block_size), tensor_types, static)
+    rounded = Rounded(calibration, method, int(block_size), tensor_types, static, zero_points)
     _to_onnx(model, out, variant, quant or "keep", rounded, n_ctx=n_ctx, force=force, as_json=as_json)
 
 
@@ -137,6 +146,7 @@ class Rounded:
     block: int
     tensor_types: tuple[str, ...] = ()
     static: Static | None = None
+    zero_points: bool = False
 
 
 def _to_onnx(
@@ -175,6 +185,7 @@ def _to_onnx(
             folder,
             variant=names,
             block=rounded.block,  # type: ignore[arg-type]
+            zero_points=rounded.zero_points,
             overrides=overrides,
             rounding=rounding,
             name=name,
@@ -266,7 +277,7 @@ def _forms(made: Package) -> dict[str, int]:
     counts: dict[str, int] = {}
     for form in made.tensors.values():
         bits = {"nbits4": "int4", "nbits8": "int8"}.get(form.form, form.form)
-        name = f"{bits}/{form.block}" if form.block else bits
+        name = (f"{bits}/{form.block}" if form.block else bits) + ("+zeros" if form.zero_points else "")
         counts[name] = counts.get(name, 0) + 1
     return counts
 

@@ -42,12 +42,12 @@ _ONLY_GGUF = (
 )
 @flag(
     "--method",
-    type=click.Choice(["auto", "importance", "gptq", "rtn", "search"]),
+    type=click.Choice(["auto", "importance", "gptq", "rtn", "search", "hqq"]),
     default="auto",
     show_default=True,
     help="For GGUF what --calibrate is used for: the importance of columns, or that and what rounding a weight costs "
     "taken back by others (gptq), which takes a few minutes for a billion weights and is auto. For int4 of packages: "
-    "rtn, to the nearest (auto), or search, with scales of least error.",
+    "rtn, to the nearest (auto), search, with scales of least error, or hqq, with --zero-points.",
 )
 @flag(
     "--block-size",
@@ -55,6 +55,11 @@ _ONLY_GGUF = (
     default="32",
     show_default=True,
     help="For int4 of packages: weights that share a scale.",
+)
+@flag(
+    "--zero-points",
+    is_flag=True,
+    help="For int4 of packages for cpu and cuda: blocks step around a point of their own, at half a byte each: closer.",
 )
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @json_flag
@@ -69,6 +74,7 @@ def command(
     by: str,
     method: str,
     block_size: str,
+    zero_points: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -94,10 +100,11 @@ def command(
     if package is not None:
         if imatrix or calibration.text or by != "auto":
             raise UsageError(_ONLY_GGUF)
-        quantize_onnx(package, out, Asked(quant, tensor_types, method, int(block_size)), force=force, as_json=as_json)
+        asked = Asked(quant, tensor_types, method, int(block_size), zero_points)
+        quantize_onnx(package, out, asked, force=force, as_json=as_json)
         return
-    if method in ("rtn", "search") or block_size != "32":
-        raise UsageError("--method rtn and search, and --block-size, are for ONNX packages")
+    if method in ("rtn", "search", "hqq") or block_size != "32" or zero_points:
+        raise UsageError("--method rtn, search and hqq, --block-size and --zero-points are for ONNX packages")
     name = parse_quant(quant)
     overrides = tuple(map(parse_override, tensor_types))
     quantizer = _quantizer(name, by, [each.type.name for each in overrides])

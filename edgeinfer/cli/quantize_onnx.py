@@ -25,6 +25,7 @@ class Asked:
     tensor_types: tuple[str, ...]
     method: str
     block: int
+    zero_points: bool
 
 
 def package_of(model: str) -> Path | None:
@@ -54,14 +55,14 @@ def quantize_onnx(folder: Path, out: Path, asked: Asked, *, force: bool, as_json
     method: Any = "rtn" if asked.method == "auto" else asked.method
     if method not in METHODS or method == "gptq":
         raise UsageError(
-            f"--method {method} learns from a text, which is for GGUF models; packages have rtn and search"
+            f"--method {method} learns from a text, which is for GGUF models; packages have rtn, search and hqq"
         )
     if asked.method != "auto" and "int4" not in (quant, *(override.quant for override in overrides)):
         raise UsageError("--method is for int4")
     block: Any = asked.block
     with download_progress(f"quantizing {printable(folder.name)}") as progress:
         made = quantize_package(
-            *(folder, out.expanduser(), Mixture(quant, block, overrides)),
+            *(folder, out.expanduser(), Mixture(quant, block, overrides, asked.zero_points)),
             rounding=Rounding(method),
             force=force,
             progress=progress,
