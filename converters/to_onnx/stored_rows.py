@@ -215,6 +215,8 @@ class _BlockRows:
             self._check_offsets(n_cols // OFFSET_STEP)
         if form.zero_points:
             self._check_zeros()
+        elif f"{place.region}.zeros" in files:
+            raise files.fail(place.region, "is said to have no zero points, but has some")
         row_bytes = self._q_bytes + self._n_blocks * (4 * (2 if form.corrected else 1) + form.zero_points)
         self.tensor = SourceTensor((*rows, n_cols), own_type(form), row_bytes)
 

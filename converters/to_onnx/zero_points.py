@@ -2,8 +2,8 @@
 0 to 15.
 
 The operator multiplies by just that. Our kernels have it as Q4_1, w = d * q + m with d and m in half precision, so the
-scales found here are such that m = -zero * scale is a half too: they have as many bits fewer than a half as the zero
-point has but for its trailing zeros, which costs at most 1/256 of a step's size. Then either kernel has the very same
+scales found here are such that m = -zero * scale is a half too: they have fewer bits than a half, by those that the odd
+part of the zero point needs, which moves a scale by 1/128 of itself at most. Either kernel then has the very same
 weights.
 """
 

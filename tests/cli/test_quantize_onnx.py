@@ -41,14 +41,26 @@ def test_a_package_becomes_another(capsys: pytest.CaptureFixture[str], tmp_path:
     assert "out is int8 already" in err
 
 
+def test_zero_points(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _, folder = small_package(tmp_path, quant="f32")
+    args = ("quantize", folder, tmp_path / "out", "--type", "int4", "--zero-points", "--block-size", "64")
+    code, told, _ = run(capsys, *args, "--method", "hqq", "--json")
+    assert code == 0
+    assert json.loads(told.splitlines()[-1])["forms"] == {"float": 5, "int4/64+zeros": 14, "int8/32": 2}
+    assert run(capsys, "models", "verify", tmp_path / "out")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
         (("PACKAGE", "OUT", "--type", "int8"), 2, "is int8, and every matrix has the form already"),
         (("PACKAGE", "OUT", "--type", "q4_k_m"), 2, "--type q4_k_m is not one of ONNX packages: int8"),
         (("PACKAGE", "OUT", "--type", "int4", "--calibrate", "TEXT"), 2, "convert MODEL.gguf OUT --to onnx"),
-        (("PACKAGE", "OUT", "--type", "int4", "--method", "gptq"), 2, "packages have rtn and search"),
+        (("PACKAGE", "OUT", "--type", "int4", "--method", "gptq"), 2, "packages have rtn, search and hqq"),
         (("PACKAGE", "OUT", "--type", "f16", "--method", "search"), 2, "--method is for int4"),
+        (("PACKAGE", "OUT", "--type", "f16", "--zero-points"), 2, "zero points are for int4"),
+        (("PACKAGE", "OUT", "--type", "int4", "--method", "hqq"), 2, "hqq looks for zero points; --zero-points has"),
+        (("MODEL", "OUT", "--type", "q8_0", "--zero-points"), 2, "are for ONNX packages"),
         (("PACKAGE", "OUT", "--type", "int4", "--with", "llama.cpp"), 2, "are for GGUF models"),
         (("PACKAGE", "OUT", "--type", "int4", "--tensor-type", "ffn=q6_k"), 2, "of ONNX types there are"),
         (("PACKAGE", "PACKAGE", "--type", "int4", "--force"), 2, "is the package to be read"),
