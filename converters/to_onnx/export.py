@@ -10,17 +10,19 @@ from pathlib import Path
 from edgeinfer import __version__
 from edgeinfer.catalog.store import Progress, Quiet
 from edgeinfer.converters.architectures.decoder import Decoder
+from edgeinfer.converters.sources import TensorSource
 from edgeinfer.converters.to_onnx.floats import FloatSource
 from edgeinfer.converters.to_onnx.folder import new_folder
 from edgeinfer.converters.to_onnx.forms import OWN
 from edgeinfer.converters.to_onnx.genai import write_genai
 from edgeinfer.converters.to_onnx.graph_files import Job, described, write_dynamic, write_static
+from edgeinfer.converters.to_onnx.mixture import Mixture
 from edgeinfer.converters.to_onnx.opening import Model, opened
 from edgeinfer.converters.to_onnx.options import Options, VariantName
 from edgeinfer.converters.to_onnx.rounding import Rounding
 from edgeinfer.converters.to_onnx.smoothing import SmoothedSource
 from edgeinfer.converters.to_onnx.space import package_bytes
-from edgeinfer.errors import UnsupportedModel, UsageError
+from edgeinfer.errors import UnsupportedModel, UnsupportedQuant, UsageError
 from edgeinfer.gguf import writer as gguf_writer
 from edgeinfer.onnx.package import MANIFEST, VOCABULARY, Origin, Package, TensorForm, Variant
 
@@ -65,6 +67,8 @@ def write_package(model: Model, folder: Path, options: Options, progress: Progre
     if activations is not None and activations.factors:
         source = SmoothedSource(source, decoder, activations.factors)
     _check_variants(decoder, names, model)
+    if "npu" in names:
+        _check_kept(source, mixture)
     needed = package_bytes(source, mixture, decoder, names)
     n_graphs = bool({"cpu", "cuda"} & {*names}) + ("npu" in names)
     total = n_graphs * sum(tensor.n_rows * tensor.row_bytes for tensor in source.tensors.values())
@@ -88,6 +92,14 @@ def _check_variants(decoder: Decoder, names: Sequence[VariantName], model: Model
     for reason, true in reasons.items():
         if true:
             raise UnsupportedModel(f"{model.file.path}: variant npu has graphs of fixed shapes, and {reason}")
+
+
+def _check_kept(source: TensorSource, mixture: Mixture) -> None:
+    """Blocks of a package may have zero points though nobody asks for them."""
+    for name, tensor in source.tensors.items():
+        form = mixture.form(name, tensor) if len(tensor.shape) > 1 else None
+        if form is not None and form.zero_points:
+            raise UnsupportedQuant(f"{source.label}: {name} has zero points, which graphs of variant npu do not")
 
 
 def _context(n_ctx_train: int, options: Options) -> int:

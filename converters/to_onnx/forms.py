@@ -3,8 +3,9 @@
 That operator keeps a row in blocks of equal steps around zero: w = scale * (q - middle), q of 4 or 8 bits, middle 8 or
 128. Formats that step around zero too fit exactly. Formats whose blocks have a least value, w = d * q + m, are written
 as d * (q - z) + (m + z * d): the first part fits exactly, the second is one number a block of 32, an ``offset`` to be
-multiplied by the sums of 32 inputs. What a package has of a matrix is a source's too: for each form there is a type of
-rows, `OWN`, which no file has. Owns these layouts; knows neither files nor graphs.
+multiplied by the sums of 32 inputs. What is rounded may have a zero point a block instead of the middle, w = scale *
+(q - zero), another operand of that operator. What a package has of a matrix is a source's too: for each form there is a
+type of rows, `OWN`, which no file has. Owns these layouts; knows neither files nor graphs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from edgeinfer.converters.sources import Bytes
 from edgeinfer.gguf.formats import TENSOR_TYPES
-from edgeinfer.kernels.formats.packing import from_bits, from_halves, from_nibbles, from_six_bit_pairs
+from edgeinfer.kernels.formats.packing import from_bits, from_halves, from_nibbles, from_six_bit_pairs, nibbles
 
 __all__ = [
     "CORRECTION_BLOCK",
@@ -31,6 +32,7 @@ __all__ = [
     "decoded",
     "joined",
     "own_type",
+    "packed_zeros",
     "quantize_offsets",
     "restored",
     "restored_offsets",
@@ -49,34 +51,40 @@ _IQ4_NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53,
 @dataclass(frozen=True, slots=True)
 class Form:
     """``bits`` of a weight, ``block`` weights under one scale, and whether offsets come with them. ``whole_rows``: a
-    block is a row, as NPUs want it whose inputs are integers too; such scales are float32."""
+    block is a row, as NPUs want it whose inputs are integers too; such scales are float32. ``zero_points``: blocks step
+    around points of their own."""
 
     bits: Literal[4, 8]
     block: int
     corrected: bool = False
     whole_rows: bool = False
+    zero_points: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Rows of a matrix: ``q`` uint8 (rows, blocks, bytes of a block), ``scales`` (rows, blocks), and ``offsets``
-    (rows, columns / 32) or None. Of two 4-bit weights in a byte the earlier is in the low half."""
+    (rows, columns / 32) or None. Of two 4-bit weights in a byte the earlier is in the low half. ``zeros``: zero points,
+    uint8 (rows, blocks), or None."""
 
     q: Bytes
     scales: Floats
     offsets: Floats | None = None
+    zeros: Bytes | None = None
 
 
 def own_type(form: Form) -> str:
     """The name of rows that `joined` makes."""
-    return f"nbits{form.bits}/{form.block}" + ("+offsets" if form.corrected else "")
+    more = "+offsets" if form.corrected else "+zeros" if form.zero_points else ""
+    return f"nbits{form.bits}/{form.block}{more}"
 
 
 _BITS: tuple[Literal[4, 8], ...] = (4, 8)
 _BLOCKS: tuple[Literal[16, 32, 64, 128], ...] = (16, 32, 64, 128)
 _OWN = [*(Form(bits, block) for bits in _BITS for block in _BLOCKS), *(Form(bits, 32, True) for bits in _BITS)]
+_OWN += [Form(4, block, zero_points=True) for block in _BLOCKS[1:]]
 OWN: dict[str, Form] = {own_type(form): form for form in _OWN}
-"""Types of rows whose blocks are a form's parts one after the other: weights, scale, offset."""
+"""Types of rows whose blocks are a form's parts one after the other: weights, scale, offset or zero point."""
 
 KEPT: dict[str, Form] = {
     "Q4_0": Form(4, 32),
@@ -108,7 +116,9 @@ def decoded(type_name: str, rows: Bytes) -> Parts:
 
 def joined(parts: Parts) -> Bytes:
     """Rows, uint8 ``(rows, row_bytes)``, of which `decoded` makes the parts again."""
-    kept = [parts.q, _as_bytes(parts.scales)] + ([] if parts.offsets is None else [_as_bytes(parts.offsets)])
+    kept = [parts.q, _as_bytes(parts.scales)]
+    kept += [] if parts.offsets is None else [_as_bytes(parts.offsets)]
+    kept += [] if parts.zeros is None else [parts.zeros[..., None]]
     return np.concatenate(kept, axis=2).reshape(len(parts.q), -1)
 
 
@@ -116,7 +126,8 @@ def restored(type_name: str, rows: Bytes) -> Floats:
     """What rows of a type in `OWN` stand for, ``(rows, columns)``."""
     form, parts = OWN[type_name], _parted(OWN[type_name], rows)
     q = parts.q if form.bits == 8 else np.stack([parts.q & 15, parts.q >> 4], axis=-1).reshape(*parts.scales.shape, -1)
-    weights: Floats = (q.astype(np.float32) - np.float32(1 << (form.bits - 1))) * parts.scales[..., None]
+    middle = np.float32(1 << (form.bits - 1)) if parts.zeros is None else parts.zeros[..., None].astype(np.float32)
+    weights: Floats = (q.astype(np.float32) - middle) * parts.scales[..., None]
     if parts.offsets is not None:
         weights += parts.offsets[..., None]
     made: Floats = weights.reshape(len(rows), -1)
@@ -128,10 +139,19 @@ def _as_bytes(floats: Floats) -> Bytes:
 
 
 def _parted(form: Form, rows: Bytes) -> Parts:
-    n_bytes, n_more = form.block * form.bits // 8, 2 if form.corrected else 1
-    blocks = rows.reshape(len(rows), -1, n_bytes + 4 * n_more)
-    floats = np.ascontiguousarray(blocks[..., n_bytes:]).view("<f4")
-    return Parts(blocks[..., :n_bytes], floats[..., 0], floats[..., 1] if form.corrected else None)
+    n_bytes = form.block * form.bits // 8
+    end = n_bytes + (8 if form.corrected else 4)
+    blocks = rows.reshape(len(rows), -1, end + form.zero_points)
+    floats = np.ascontiguousarray(blocks[..., n_bytes:end]).view("<f4")
+    zeros = blocks[..., end] if form.zero_points else None
+    return Parts(blocks[..., :n_bytes], floats[..., 0], floats[..., 1] if form.corrected else None, zeros)
+
+
+def packed_zeros(zeros: Bytes) -> Bytes:
+    """Zero points ``(rows, blocks)`` of 4 bits as the operator has them: two in a byte, the earlier in its low half,
+    ``(rows, ceil(blocks / 2))``; what is left of a row's last byte is 0."""
+    even = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
+    return nibbles(even.astype(np.int32), 1)
 
 
 def quantize_offsets(offsets: Floats, block: int) -> tuple[Bytes, Floats]:

@@ -52,6 +52,8 @@ class Measures:
         n_weights = tensor.n_rows * tensor.n_cols
         self._n_weights += n_weights
         self._bits += n_weights * (form.bits + 32 / form.block)
+        if form.zero_points:
+            self._bits += 8 * tensor.n_rows * math.ceil(tensor.n_cols / form.block / 2)
         if form.corrected:
             n = tensor.n_cols // OFFSET_STEP
             bits = tensor.n_rows * (8 * n + 32 * n_offset_scales)

@@ -45,11 +45,13 @@ def parse_form_override(text: str) -> FormOverride:
 @dataclass(frozen=True, slots=True)
 class Mixture:
     """``quant``: of matrices that no override matches; of several that match, the first counts. ``block``: weights that
-    share a scale in 4 bits. Raises `UsageError` for blocks that there are not."""
+    share a scale in 4 bits, and have a zero point with ``zero_points``. Raises `UsageError` for blocks that there are
+    not."""
 
     quant: Quant = "keep"
     block: Block = 32
     overrides: tuple[FormOverride, ...] = field(default=())
+    zero_points: bool = False
 
     def __post_init__(self) -> None:
         if self.block not in BLOCKS:
@@ -63,7 +65,8 @@ class Mixture:
     def form(self, name: str, tensor: SourceTensor) -> Form | None:
         """The form that a matrix gets; None: floats."""
         named = self._override(name, tensor) is not None
-        return wanted(name, tensor, self.quant_of(name, tensor), self.block, by_name=named)
+        quant = self.quant_of(name, tensor)
+        return wanted(name, tensor, quant, self.block, by_name=named, zero_points=self.zero_points)
 
     def float_types(self, tensors: Mapping[str, SourceTensor]) -> dict[str, str]:
         """The tensors that are to be floats of a type, whatever they are. Vectors stay as they are: nobody gains from
@@ -75,6 +78,8 @@ class Mixture:
         """Raise `UnsupportedQuant` that names every matrix whose blocks cannot be kept, where they should be, and
         `UsageError` for an override that cannot be, or does nothing."""
         self._check_overrides(source.tensors)
+        if self.zero_points and "int4" not in (self.quant, *(override.quant for override in self.overrides)):
+            raise UsageError("zero points are for int4; --quant int4 --zero-points has them")
         lost = [
             f"{name} ({tensor.type})"
             for name, tensor in source.tensors.items()

@@ -22,16 +22,26 @@ Quant = Literal["keep", "f32", "f16", "bf16", "int4", "int8", "int8-dynamic", "i
 says how the engine takes their inputs."""
 _FLOATS: tuple[Quant, ...] = ("f32", "f16", "bf16")
 _ROUTERS = "ffn_gate_inp.weight"  # small, and one that chooses other experts is worth more than its bits
+_EXPERTS = "_exps.weight"
 _TABLES = ("token_embd.weight", "output.weight")
 Block = Literal[32, 64, 128]
 BLOCKS: tuple[Block, ...] = (32, 64, 128)
 
 
-def wanted(name: str, tensor: SourceTensor, quant: Quant, block: Block = 32, *, by_name: bool = False) -> Form | None:
+def wanted(
+    name: str,
+    tensor: SourceTensor,
+    quant: Quant,
+    block: Block = 32,
+    *,
+    by_name: bool = False,
+    zero_points: bool = False,
+) -> Form | None:
     """The form of a matrix, None for floats as they are. Exact forms stay where they are no larger than what is asked
     for; the table of embeddings and the head stay at 8 bits in blocks of 32, as they suffer most from less, and routers
     stay as they are, unless the tensor itself was asked for, ``by_name``. Rows that blocks of ``block`` do not cut
-    evenly get the next smaller ones. Weights of 8 bits that are multiplied by integers have one scale a row, whatever
+    evenly get the next smaller ones. Of 4 bits, only products of rows have ``zero_points``, as no table and no experts'
+    operator takes them. Weights of 8 bits that are multiplied by integers have one scale a row, whatever
     they were."""
     kept = KEPT.get(tensor.type)
     if quant == "keep":
@@ -47,11 +57,13 @@ def wanted(name: str, tensor: SourceTensor, quant: Quant, block: Block = 32, *, 
         return Form(8, tensor.n_cols, whole_rows=True)
     if uneven:
         return kept
-    if kept is not None and not kept.corrected and kept.bits <= bits:
+    zero_points = zero_points and name != _TABLES[0] and not name.endswith(_EXPERTS)
+    if kept is not None and not kept.corrected and kept.bits <= bits and (bits == 8 or zero_points >= kept.zero_points):
         return kept
     if bits == 8:
         return Form(8, 32)
-    return Form(4, next(size for size in reversed(BLOCKS) if size <= block and tensor.n_cols % size == 0))
+    size = next(size for size in reversed(BLOCKS) if size <= block and tensor.n_cols % size == 0)
+    return Form(4, size, zero_points=zero_points)
 
 
 def values(type_name: str, rows: Bytes) -> Floats:

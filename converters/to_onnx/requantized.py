@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from edgeinfer.catalog.store import Progress
 from edgeinfer.converters.sources import SourceTensor
@@ -96,7 +97,8 @@ def _stored(package: Package, name: str, tensor: SourceTensor) -> Form | str:
     known = package.tensors[name]
     if known.form == "float":
         return tensor.type
-    return Form(8 if known.form == "nbits8" else 4, known.block, known.correction)
+    bits: Literal[4, 8] = 8 if known.form == "nbits8" else 4
+    return Form(bits, known.block, known.correction, zero_points=known.zero_points)
 
 
 def _notes(package: Package) -> tuple[str, ...]:

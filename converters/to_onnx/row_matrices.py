@@ -26,7 +26,8 @@ class Correction:
 @dataclass(frozen=True, slots=True)
 class Matrix:
     """A matrix as initializers. Of ``bits`` 4 and 8: ``q`` (rows, blocks, bytes of a block) and ``scales`` (rows,
-    blocks). Of 32: ``q`` are its floats (rows, columns), ``scales`` None."""
+    blocks). Of 32: ``q`` are its floats (rows, columns), ``scales`` None. ``zeros``: zero points of 4 bits (rows,
+    bytes), where blocks have them."""
 
     n_rows: int
     n_cols: int
@@ -35,6 +36,7 @@ class Matrix:
     q: ir.Value
     scales: ir.Value | None
     correction: Correction | None
+    zeros: ir.Value | None = None
 
 
 class RowMatrices:
@@ -66,9 +68,13 @@ class RowMatrices:
         if form.corrected:
             offsets = room(f"{name}.correction.q", ir.DataType.UINT8, (n_rows, n))
             offset_scales = room(f"{name}.correction.scales", ir.DataType.FLOAT, (n_rows, n_groups))
+        n_bytes = -(-n_blocks // 2)
+        zeros = room(f"{name}.zeros", ir.DataType.UINT8, (n_rows, n_bytes)) if form.zero_points else None
         for first, parts in self._weights.part_pieces(name, form):
             q.write(parts.q, first * n_blocks * blob)
             scales.write(parts.scales, first * n_blocks * 4)
+            if parts.zeros is not None and zeros:
+                zeros.write(forms.packed_zeros(parts.zeros), first * n_bytes)
             if parts.offsets is not None and offsets and offset_scales:
                 kept, kept_scales = forms.quantize_offsets(parts.offsets, forms.CORRECTION_BLOCK)
                 back = forms.restored_offsets(kept, kept_scales, forms.CORRECTION_BLOCK)
@@ -79,4 +85,5 @@ class RowMatrices:
         correction = None
         if offsets and offset_scales:
             correction = Correction(offsets.value, offset_scales.value, n, forms.CORRECTION_BLOCK)
-        return Matrix(n_rows, tensor.n_cols, form.bits, form.block, q.value, scales.value, correction)
+        points = zeros.value if zeros else None
+        return Matrix(n_rows, tensor.n_cols, form.bits, form.block, q.value, scales.value, correction, points)

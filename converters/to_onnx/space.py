@@ -35,6 +35,8 @@ def _tensor_bytes(name: str, tensor: SourceTensor, mixture: Mixture) -> int:
         return tensor.n_rows * tensor.row_bytes + _PER_TENSOR
     n_weights = tensor.n_rows * tensor.n_cols
     n_bytes = n_weights * form.bits // 8 + 4 * n_weights // form.block
+    if form.zero_points:
+        n_bytes += tensor.n_rows * math.ceil(tensor.n_cols / form.block / 2)
     if form.corrected:
         n = tensor.n_cols // OFFSET_STEP
         n_bytes += tensor.n_rows * (n + 4 * math.ceil(n / CORRECTION_BLOCK))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Steps", "best_scales", "half", "quants_of"]
+__all__ = ["Steps", "best_scales", "half", "pieces_of_rows", "quants_of"]
 
 Floats = npt.NDArray[np.float32]
 _MOST = np.float32(65504)
@@ -57,12 +57,12 @@ def best_scales(rows: Floats, weights: Floats, steps: Steps) -> Floats:
 def _by_pieces(rows: Floats, steps: Steps, work: Callable[[Floats], Floats]) -> Floats:
     n_rows, n_cols = rows.shape
     found = np.empty((n_rows, n_cols // steps.block), np.float32)
-    for at in _runs(n_rows, n_cols):
+    for at in pieces_of_rows(n_rows, n_cols):
         found[at] = half(work(rows[at].reshape(-1, n_cols // steps.block, steps.block)))[..., 0]
     return found
 
 
-def _runs(n_rows: int, n_cols: int) -> Iterator[slice]:
+def pieces_of_rows(n_rows: int, n_cols: int) -> Iterator[slice]:
     step = max(1, _PIECE // n_cols)
     for first in range(0, n_rows, step):
         yield slice(first, first + step)

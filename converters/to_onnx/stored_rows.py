@@ -26,6 +26,7 @@ from edgeinfer.converters.to_onnx.forms import (
 )
 from edgeinfer.errors import FormatError
 from edgeinfer.gguf.header import open_regular
+from edgeinfer.kernels.formats.packing import from_nibbles
 from edgeinfer.onnx.package import Package, TensorForm, Variant
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ def stored_rows(files: DataFiles, forms: Mapping[str, TensorForm], *, by_columns
             found[name] = _FloatRows(files, _Place.of(name))
         else:
             kind = _form(name, form)
+            if kind.zero_points and by_columns:
+                raise FormatError(f"tensor {name[:80]!r} is said to have zero points, which no graph for NPUs has")
             found[name] = _ColumnRows(files, name, kind) if by_columns else _BlockRows(files, _Place.of(name), kind)
     if _TYPES + _FIRST in files:
         found[_TYPES] = _FloatRows(files, _Place(_TYPES + _FIRST))
@@ -142,9 +145,12 @@ def stored_rows(files: DataFiles, forms: Mapping[str, TensorForm], *, by_columns
 
 
 def _form(name: str, stored: TensorForm) -> Form:
-    form = Form(8 if stored.form == "nbits8" else 4, stored.block, stored.correction)
-    if own_type(form) not in OWN:
-        raise FormatError(f"tensor {name[:80]!r} is said to have blocks of {stored.block}, which no graph of ours has")
+    form = Form(8 if stored.form == "nbits8" else 4, stored.block, stored.correction, zero_points=stored.zero_points)
+    if OWN.get(own_type(form)) != form:
+        points = " with zero points" if stored.zero_points else ""
+        raise FormatError(
+            f"tensor {name[:80]!r} is said to have blocks of {stored.block}{points}, which no graph of ours has"
+        )
     return form
 
 
@@ -207,8 +213,20 @@ class _BlockRows:
         n_cols = self._n_blocks * form.block
         if form.corrected:
             self._check_offsets(n_cols // OFFSET_STEP)
-        row_bytes = self._q_bytes + 4 * self._n_blocks * (2 if form.corrected else 1)
+        if form.zero_points:
+            self._check_zeros()
+        elif f"{place.region}.zeros" in files:
+            raise files.fail(place.region, "is said to have no zero points, but has some")
+        row_bytes = self._q_bytes + self._n_blocks * (4 * (2 if form.corrected else 1) + form.zero_points)
         self.tensor = SourceTensor((*rows, n_cols), own_type(form), row_bytes)
+
+    def _check_zeros(self) -> None:
+        """Which experts do not have."""
+        name = f"{self._place.region}.zeros"
+        self._files.kind(name, 2, _UINT8)
+        scales, found = self._files.shape(f"{self._place.region}.scales"), self._files.shape(name)
+        if found != (*scales[:-1], -(-scales[-1] // 2)):
+            raise self._files.fail(name, f"is of shape {list(found)}")
 
     def _check_offsets(self, n: int) -> None:
         at = f"{self._place.region}.correction"
@@ -228,7 +246,13 @@ class _BlockRows:
         scales = place.read(self._files, ".scales", first, n_rows, 4 * self._n_blocks).view("<f4")
         if not np.isfinite(scales).all():
             raise self._files.fail(f"{place.region}.scales", "has values that are no numbers")
-        return joined(Parts(q, scales, self._offsets(first, n_rows) if form.corrected else None))
+        offsets = self._offsets(first, n_rows) if form.corrected else None
+        return joined(Parts(q, scales, offsets, self._zeros(first, n_rows) if form.zero_points else None))
+
+    def _zeros(self, first: int, n_rows: int) -> Bytes:
+        n_bytes = -(-self._n_blocks // 2)
+        packed = self._place.read(self._files, ".zeros", first, n_rows, n_bytes)
+        return from_nibbles(packed, 1)[:, : self._n_blocks].astype(np.uint8)
 
     def _offsets(self, first: int, n_rows: int) -> Floats:
         at = f"{self._place.region}.correction"

@@ -83,7 +83,8 @@ class Weights:
                 self.measures.unfit(name)
         else:
             kind, block = (f"rows{form.bits}", 0) if form.whole_rows else (f"nbits{form.bits}", form.block)
-            self.tensors[name] = TensorForm(tensor.made_from or tensor.type, kind, block, form.corrected)
+            made_from = tensor.made_from or tensor.type
+            self.tensors[name] = TensorForm(made_from, kind, block, form.corrected, form.zero_points)
         return tensor, form
 
     def kept(self, name: str) -> Region:

@@ -29,6 +29,7 @@ class Asked:
     tensor_types: tuple[str, ...]
     method: str
     block: int
+    zero_points: bool
     calibration: Calibration
     bits: int | None
     n_ctx: int | None
@@ -39,12 +40,14 @@ class Asked:
         if self.quant not in _TYPES:
             raise UsageError(f"--type {self.quant} is not one of ONNX packages: {', '.join(_TYPES)}")
         if self.method == "importance":
-            raise UsageError("--method importance is for GGUF models; packages have rtn, search and gptq")
+            raise UsageError("--method importance is for GGUF models; packages have rtn, search, hqq and gptq")
         four_bits = self.quant == "int4" or any(each.lower().endswith("=int4") for each in self.tensor_types)
         if not four_bits and not static and (self.calibration.text or self.method != "auto"):
             raise UsageError(f"--calibrate and --method are for int4, {' and '.join(STATIC_MODES)}")
         if self.bits and not static:
             raise UsageError(f"--activations is for {' and '.join(STATIC_MODES)}, with --calibrate")
+        if static and (self.zero_points or self.method == "hqq"):
+            raise UsageError(f"--zero-points and --method hqq are not for {self.quant}, which steps around zero")
         if static and self.tensor_types:
             raise UsageError(f"--tensor-type is not for {self.quant}, whose products need one kind of weights")
 
@@ -73,7 +76,7 @@ def quantize_onnx(folder: Path, out: Path, asked: Asked, *, force: bool, as_json
 
     quant: Any = asked.quant
     block: Any = asked.block
-    mixture = Mixture(quant, block, tuple(map(parse_form_override, asked.tensor_types)))
+    mixture = Mixture(quant, block, tuple(map(parse_form_override, asked.tensor_types)), asked.zero_points)
     calibration = asked.calibration
     static = Static(quant, calibration, asked.method, asked.bits) if quant in STATIC_MODES else None
     out = out.expanduser()

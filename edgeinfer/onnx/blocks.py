@@ -4,6 +4,7 @@ are packed from GGUF blocks, multiply with the very same weights.
     4 bits, blocks of 32                 Q4_0
     8 bits, blocks of 32                 Q5_0, Q8_0, IQ4_NL
     8 bits, blocks of 16                 Q6_K
+    4 bits, blocks of 32, zero points    Q4_1
     4 bits, blocks of 32, and offsets    Q4_K, or Q4_1 where the scales are not those of super-blocks
     8 bits, blocks of 32, and offsets    Q5_K, Q5_1
 
@@ -53,7 +54,7 @@ class Unfit(Exception):
 class Operands:
     """Rows of a matrix. ``q`` uint8 (rows, blocks, bytes of a block), of two 4-bit weights in a byte the earlier in the
     low half; ``scales`` float32 (rows, blocks); ``offsets`` float32 (rows, columns / 32) or None, each at most
-    ``doubt``, of the same shape, from what it was before it was rounded."""
+    ``doubt``, of the same shape, from what it was before it was rounded; ``zeros`` (rows, blocks), 0 to 15, or None."""
 
     bits: int
     block: int
@@ -61,27 +62,36 @@ class Operands:
     scales: Floats
     offsets: Floats | None = None
     doubt: Floats | None = None
+    zeros: Words | None = None
 
 
-def candidates(type_name: str, n_bits: int, block: int, corrected: bool) -> tuple[str, ...]:
+def candidates(type_name: str, n_bits: int, block: int, corrected: bool, zero_points: bool = False) -> tuple[str, ...]:
     """The formats that a matrix of this form can be rebuilt in, the best first; ``type_name``: what it was in the
     source. Empty for a form that no GGUF format has."""
+    if zero_points:
+        return ("Q4_1",) if n_bits == 4 and block in (32, *_LONGER) and not corrected else ()
     known = _FORMS.get((n_bits, 32 if block in _LONGER and not corrected else block, corrected), ())
     return tuple(sorted(known, key=lambda name: name != type_name))
 
 
 def rebuild(type_name: str, rows: Operands, *, rounded: bool = False) -> Bytes:
-    """Blocks of that format, uint8 (rows, bytes of a row). ``rounded``: scales of Q4_0 and Q8_0 may be off by the
-    rounding to half precision. Raises `Unfit`, `BackendUnavailable` without the library."""
+    """Blocks of that format, uint8 (rows, bytes of a row). ``rounded``: scales of Q4_0 and Q8_0, and scales and
+    least values of blocks with zero points, may be off by the rounding to half precision. Raises `Unfit`,
+    `BackendUnavailable` without the library."""
     if not np.isfinite(rows.scales).all():
         raise Unfit("scales that are not numbers")
     if rows.block in _LONGER:
         rows = _of_32(rows)
+    if rounded and rows.zeros is not None:
+        rows = replace(rows, scales=_rounded(rows.scales))
     if type_name == "IQ4_NL":
         return _iq4_nl(rows).reshape(len(rows.q), -1)
     if rounded and type_name in ROUNDABLE:
         rows = replace(rows, scales=_rounded(rows.scales))
-    heads = np.ascontiguousarray(_HEADS[type_name](rows))
+    if rows.zeros is not None:
+        heads = np.ascontiguousarray(_scale_and_zero(rows, rows.zeros, rounded))
+    else:
+        heads = np.ascontiguousarray(_HEADS[type_name](rows))
     kind, q = _KINDS[type_name], np.ascontiguousarray(rows.q)
     blocks = np.empty((len(heads), kind.block_bytes), np.uint8)
     made = library.load().ei_build_blocks(kind.id, q.ctypes.data, heads.ctypes.data, len(heads), blocks.ctypes.data)
@@ -97,7 +107,8 @@ def _of_32(rows: Operands) -> Operands:
     """Longer blocks as several with the same scale."""
     parts = rows.block // 32
     q = rows.q.reshape(len(rows.q), -1, rows.q.shape[2] // parts)
-    return replace(rows, block=32, q=q, scales=np.repeat(rows.scales, parts, axis=1))
+    zeros = None if rows.zeros is None else np.repeat(rows.zeros, parts, axis=1)
+    return replace(rows, block=32, q=q, scales=np.repeat(rows.scales, parts, axis=1), zeros=zeros)
 
 
 def _half(rows: Operands) -> Bytes:
@@ -141,6 +152,17 @@ def _scale_and_least(rows: Operands, middle: int) -> Bytes:
     if max(np.abs(m).max(initial=0), np.abs(rows.scales).max(initial=0)) > _LARGEST_HALF:
         raise Unfit("scales beyond half precision")
     return halves(np.hstack([rows.scales.reshape(-1, 1), m]))
+
+
+def _scale_and_zero(rows: Operands, zeros: Words, rounded: bool) -> Bytes:
+    """scale * (q - zero) is d * q + m with m = -zero * scale, a product that single precision has whole: the scale is
+    of 11 bits and the zero point of 4."""
+    least = -rows.scales * zeros.astype(np.float32)
+    if np.abs(least).max(initial=0) > _LARGEST_HALF:
+        raise Unfit("least values beyond half precision")
+    if rounded:
+        least = half_precision(least)
+    return np.hstack([_half(rows), _half(replace(rows, scales=least))])
 
 
 # ---- super-blocks of 256

@@ -45,6 +45,8 @@ _OPERATORS = {"": _PLAIN, "ai.onnx": _PLAIN, "com.microsoft": _CONTRIB}
 # TensorProto.DataType -> bits of an element; no others occur.
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
 
+_UINT8 = 2
+
 
 def read_graph(package: Package, variant: Variant, model: str | None = None) -> onnx.ModelProto:
     """The graph ``model`` (default: the variant's first) of a package, checked. Weights are not read.
@@ -122,6 +124,7 @@ class _Check:
         self.where = str(package.folder / name)
         self.proto, self.graph = proto, proto.graph
         self.weight_shapes: dict[str, tuple[int, ...]] = {}
+        self.weight_types: dict[str, int] = {}
         self.makers = {
             node.output[0]: node
             for node in self.graph.node
@@ -163,6 +166,7 @@ class _Check:
             if tensor.name in self.weight_shapes:
                 raise self.fail(f"two weights are called {tensor.name[:80]!r}")
             self.weight_shapes[tensor.name] = tuple(tensor.dims)
+            self.weight_types[tensor.name] = tensor.data_type
             self.weight(tensor)
 
     def weight(self, tensor: onnx.TensorProto, *, inside: bool = False) -> None:
@@ -268,8 +272,18 @@ class _Check:
             raise self.wrong(node, 2, f"[{n_rows}, {n_blocks}]")
         if len(node.input) > 5 and node.input[5] and math.prod(self.shape(node, 5)) != n_rows:
             raise self.wrong(node, 5, f"[{n_rows}]")
-        if any(node.input[at] for at in (3, 4) if at < len(node.input)):
-            raise self.fail(f"node {node.name[:80]!r} has zero points or groups; no graph of ours does")
+        if len(node.input) > 3 and node.input[3]:
+            self.zero_points(node, n_rows, -(-n_blocks * bits // 8))
+        if len(node.input) > 4 and node.input[4]:
+            raise self.fail(f"node {node.name[:80]!r} has groups; no graph of ours does")
+
+    def zero_points(self, node: onnx.NodeProto, n_rows: int, n_bytes: int) -> None:
+        """Packed as the weights are, each row by itself, and as they come: in another type kernels would take them to
+        be one a number."""
+        if self.weight_shapes.get(node.input[3]) != (n_rows, n_bytes):
+            raise self.wrong(node, 3, f"[{n_rows}, {n_bytes}]")
+        if self.weight_types[node.input[3]] != _UINT8:
+            raise self.fail(f"zero points {node.input[3][:80]!r} of node {node.name[:80]!r} are not of type uint8")
 
     def attention(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> None:
         sizes = self.package.hyperparameters

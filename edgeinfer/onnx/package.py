@@ -108,12 +108,13 @@ class Hyperparameters:
 class TensorForm:
     """How a tensor of the source became an initializer. ``type`` is its GGUF type; ``block`` the weights that share a
     scale (0: floats, or a row does); ``correction``: its blocks have a least value of their own, added by a second
-    product."""
+    product. ``zero_points``: its blocks step around points of their own."""
 
     type: str
     form: str
     block: int
     correction: bool = False
+    zero_points: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +333,8 @@ def _hyperparameters(fields: Fields) -> Hyperparameters:
 
 def _tensor_form(fields: Fields) -> TensorForm:
     block = fields.integer("block", low=0, high=256)
-    return TensorForm(fields.text("type"), fields.choice("form", FORMS), block, fields.flag("correction"))
+    around = fields.get("zero_points") is not None and fields.flag("zero_points")  # packages of before have none
+    return TensorForm(fields.text("type"), fields.choice("form", FORMS), block, fields.flag("correction"), around)
 
 
 def _calibration(fields: Fields) -> Calibration:

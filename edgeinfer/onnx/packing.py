@@ -17,6 +17,7 @@ from edgeinfer import kernels, packed
 from edgeinfer.errors import UnsupportedModel
 from edgeinfer.gguf.formats import TENSOR_TYPES
 from edgeinfer.kernels import library
+from edgeinfer.kernels.formats.packing import from_nibbles
 from edgeinfer.kernels.recording import Buffer, Image, Recording, Weight
 from edgeinfer.onnx import blocks
 from edgeinfer.onnx.blocks import Operands, Unfit
@@ -135,7 +136,8 @@ def _packed_bytes(type_id: int, n_rows: int, n_cols: int) -> int:
 def _candidates(product: Product, type_name: str) -> tuple[str, ...]:
     if product.bits == 32:
         return ("F32", "F16", "BF16")
-    return blocks.candidates(type_name, product.bits, product.block, product.correction > 0)
+    form = product.bits, product.block, product.correction > 0, product.zero_points
+    return blocks.candidates(type_name, *form)
 
 
 def _packed(product: Product, weights: Initializers, type_name: str, pool: ThreadPoolExecutor) -> PackedMatrix:
@@ -145,7 +147,8 @@ def _packed(product: Product, weights: Initializers, type_name: str, pool: Threa
     reasons = []
     known = [name for name in _candidates(product, type_name) if kernels.has_matmul(_IDS[name].id, product.n_cols)]
     # Exactly if it can be; a scale for each block holds what no common one does, within the rounding to half precision.
-    attempts = [(name, False) for name in known] + [(name, True) for name in known if name in blocks.ROUNDABLE]
+    roundable = [name for name in known if product.zero_points or name in blocks.ROUNDABLE]
+    attempts = [(name, False) for name in known] + [(name, True) for name in roundable]
     for name, rounded in attempts:
         try:
             made = _fill(name, product, _block_rows(name, product, weights, rounded), pool)
@@ -200,11 +203,14 @@ def _block_rows(type_name: str, product: Product, weights: Initializers, rounded
     q = weights.array(f"{name}.q", np.uint8, (n_rows, n_blocks, block * product.bits // 8))
     scales = weights.array(f"{name}.scales", np.float32, (n_rows, n_blocks))
     offsets = _offsets(product, weights) if product.correction else None
+    zeros = weights.array(f"{name}.zeros", np.uint8, (n_rows, -(-n_blocks // 2))) if product.zero_points else None
 
     def rows(first: int, last: int) -> Bytes:
         cut = slice(first, last)
         spread, doubt = offsets(cut) if offsets else (None, None)
-        operands = Operands(product.bits, block, np.asarray(q[cut]), np.asarray(scales[cut]), spread, doubt)
+        points = None if zeros is None else from_nibbles(np.asarray(zeros[cut]), 1)[:, :n_blocks]
+        parts = np.asarray(q[cut]), np.asarray(scales[cut]), spread, doubt, points
+        operands = Operands(product.bits, block, *parts)
         return np.ascontiguousarray(blocks.rebuild(type_name, operands, rounded=rounded))
 
     return rows

@@ -19,8 +19,8 @@ __all__ = ["Product", "find_products"]
 @dataclass(slots=True)
 class Product:
     """``y = x @ weight.T + bias``. ``weight``: the tensor's name in the source; ``bits`` 4 or 8 in blocks of ``block``
-    weights, or 32 for floats; ``correction``: offsets under one scale, 0 without them. ``nodes``: those that compute
-    it, the first of them where another may stand for them all."""
+    weights, or 32 for floats; ``correction``: offsets under one scale, 0 without them; ``zero_points``: whether blocks
+    have them. ``nodes``: those that compute it, the first of them where another may stand for them all."""
 
     weight: str
     x: str
@@ -31,6 +31,7 @@ class Product:
     block: int
     correction: int = 0
     bias: str = ""
+    zero_points: bool = False
     nodes: list[onnx.NodeProto] = field(default_factory=list)
 
 
@@ -50,10 +51,13 @@ def _is_correction(graph: Editor, node: onnx.NodeProto) -> bool:
 
 def _in_blocks(node: onnx.NodeProto) -> Product:
     weight = node.input[1].removesuffix(".q")
-    if len([name for name in node.input if name]) != 3 or node.input[2] != f"{weight}.scales":
+    parts = [name for name in node.input[2:] if name]
+    zero_points = len(parts) > 1
+    if parts != [f"{weight}.scales", *([f"{weight}.zeros"] if zero_points else [])] or len(node.input) > 4:
         raise UnsupportedModel(f"node {node.name!r} does not multiply by a weight and its scales")
     n_rows, n_cols, n_bits, block = (integer(node, key) for key in ("N", "K", "bits", "block_size"))
-    return Product(weight, node.input[0], node.output[0], n_rows, n_cols, n_bits, block, nodes=[node])
+    ends = node.input[0], node.output[0]
+    return Product(weight, *ends, n_rows, n_cols, n_bits, block, zero_points=zero_points, nodes=[node])
 
 
 def _of_floats(graph: Editor, node: onnx.NodeProto) -> Product:

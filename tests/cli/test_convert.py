@@ -73,6 +73,23 @@ def test_errors(
     assert not (tmp_path / "out").exists()
 
 
+def test_zero_points(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    model = written(small_model("llama", default="F16"), tmp_path)
+    args = (model, tmp_path / "out", "--to", "onnx", "--variant", "cpu", "--variant", "cuda", "--zero-points")
+    code, out, _ = run(capsys, *args, "--quant", "int4", "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["forms"] == {"float": 5, "int4/32+zeros": 14, "int8/32": 2}
+    for more, said in (
+        (("--quant", "int8"), "zero points are for int4"),
+        (("--quant", "int4", "--variant", "npu"), "zero points are for variants cpu and cuda"),
+        (("--quant", "int4-static", "--calibrate", model), "are not for --quant int4-static"),
+        (("--to", "gguf"), "--zero-points are for --to onnx"),
+    ):
+        code, _, err = run(capsys, *args, "--force", *more)
+        assert code == 2
+        assert said in err
+
+
 def test_help_imports_no_converter() -> None:
     code = (
         "import sys; from edgeinfer.cli import main; main(['convert', '--help']);"

@@ -41,6 +41,15 @@ def test_a_package_becomes_another(capsys: pytest.CaptureFixture[str], tmp_path:
     assert "out is int8 already" in err
 
 
+def test_zero_points(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _, folder = small_package(tmp_path, quant="f32")
+    args = ("quantize", folder, tmp_path / "out", "--type", "int4", "--zero-points", "--block-size", "64")
+    code, told, _ = run(capsys, *args, "--method", "hqq", "--json")
+    assert code == 0
+    assert json.loads(told.splitlines()[-1])["forms"] == {"float": 5, "int4/64+zeros": 14, "int8/32": 2}
+    assert run(capsys, "models", "verify", tmp_path / "out")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
@@ -48,7 +57,7 @@ def test_a_package_becomes_another(capsys: pytest.CaptureFixture[str], tmp_path:
         (("PACKAGE", "OUT", "--type", "q4_k_m"), 2, "--type q4_k_m is not one of ONNX packages: f32, f16"),
         (("PACKAGE", "OUT", "--type", "int4", "--method", "gptq"), 2, "learns from a text"),
         (("PACKAGE", "OUT", "--type", "int4", "--method", "search", "--calibrate", "TEXT"), 2, "no use for a text"),
-        (("PACKAGE", "OUT", "--type", "int4", "--method", "importance"), 2, "packages have rtn, search and gptq"),
+        (("PACKAGE", "OUT", "--type", "int4", "--method", "importance"), 2, "packages have rtn, search, hqq and gptq"),
         (("PACKAGE", "OUT", "--type", "int4", "--calibrate", "TEXT", "--save-imatrix", "x.gguf"), 2, "is for GGUF"),
         (("PACKAGE", "OUT", "--type", "int4", "--calibrate", "nowhere.txt"), 2, "nowhere.txt"),
         (("PACKAGE", "OUT", "--type", "f16", "--method", "search"), 2, "--calibrate and --method are for int4"),
@@ -63,6 +72,10 @@ def test_a_package_becomes_another(capsys: pytest.CaptureFixture[str], tmp_path:
             2,
             "--tensor-type is not for int8-static",
         ),
+        (("PACKAGE", "OUT", "--type", "f16", "--zero-points"), 2, "zero points are for int4"),
+        (("PACKAGE", "OUT", "--type", "int4", "--method", "hqq"), 2, "hqq looks for zero points; --zero-points has"),
+        (("PACKAGE", "OUT", "--type", "int4-static", "--calibrate", "TEXT", "--zero-points"), 2, "steps around zero"),
+        (("MODEL", "OUT", "--type", "q8_0", "--zero-points"), 2, "are for ONNX packages"),
         (("PACKAGE", "OUT", "--type", "int4", "--with", "llama.cpp"), 2, "are for GGUF models"),
         (("PACKAGE", "OUT", "--type", "int4", "--tensor-type", "ffn=q6_k"), 2, "of ONNX types there are"),
         (("PACKAGE", "PACKAGE", "--type", "int4", "--force"), 2, "is the package to be read"),

@@ -162,6 +162,75 @@ def test_a_graph_that_lies(
     refused(package, message, kind)
 
 
+@pytest.fixture(scope="module")
+def around_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_package(tmp_path_factory.mktemp("points"), quant="int4", zero_points=True)[1]
+
+
+ZEROS = "blk.0.attn_q.weight.zeros"
+
+
+def _shorter(proto: onnx.ModelProto) -> None:
+    """With as few bytes as its shape says."""
+    tensor = weight(proto, ZEROS)
+    tensor.dims[0] -= 1
+    entry(tensor, "length", str(tensor.dims[0] * tensor.dims[1]))
+
+
+def _typed(kind: int, columns: int) -> Callable[[onnx.ModelProto], None]:
+    def change(proto: onnx.ModelProto) -> None:
+        tensor = weight(proto, ZEROS)
+        tensor.data_type, tensor.dims[1] = kind, columns
+        size = 4 if kind == TensorProto.FLOAT else 1
+        entry(tensor, "length", str(tensor.dims[0] * columns * size))
+
+    return change
+
+
+def _cast(proto: onnx.ModelProto) -> None:
+    """Zero points as floats would be one a number."""
+    at = next(i for i, each in enumerate(proto.graph.node) if each.name == "blk.0.attn_q")
+    proto.graph.node[at].input[3] = "cast"
+    proto.graph.node.insert(at, helper.make_node("Cast", [ZEROS], ["cast"], "cast", to=TensorProto.FLOAT))
+
+
+def _input(at: int, name: str) -> Callable[[onnx.ModelProto], None]:
+    def change(proto: onnx.ModelProto) -> None:
+        inputs = node(proto, "blk.0.attn_q").input
+        inputs.extend([""] * (at + 1 - len(inputs)))
+        inputs[at] = name
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_shorter, r"attn_q\.weight\.zeros' of node 'blk\.0\.attn_q' has shape \[255, 4\], not \[256, 4\]"),
+        (_typed(TensorProto.FLOAT, 4), "zeros' of node 'blk.0.attn_q' are not of type uint8"),
+        (_typed(TensorProto.FLOAT, 8), r"has shape \[256, 8\], not \[256, 4\]"),
+        (_typed(TensorProto.INT8, 4), "are not of type uint8"),
+        (_cast, "of node 'blk.0.attn_q' has shape"),
+        (_input(3, "nowhere"), "input 3 of node 'blk.0.attn_q' is no weight"),
+        (_input(3, "input_ids"), "input 3 of node 'blk.0.attn_q' is no weight"),
+        (_input(3, "blk.0.ffn_down.weight.zeros"), r"has shape \[256, 8\], not \[256, 4\]"),
+        (_input(4, ZEROS), "'blk.0.attn_q' has groups"),
+        (lambda proto: entry(weight(proto, ZEROS), "offset", "99999999999"), r"zeros' ends at byte .* truncated"),
+    ],
+)
+def test_zero_points_that_lie(
+    around_points: Path,
+    change: Callable[[onnx.ModelProto], None],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ort_session, "open_session", lambda *_: pytest.fail("a session was opened"))
+    shutil.copytree(around_points, tmp_path / "package")
+    rewritten(tmp_path / "package", change)
+    refused(tmp_path / "package", message)
+
+
 def test_garbage_instead_of_a_graph(package: Path) -> None:
     data = (package / "model.onnx").read_bytes()
     (package / "model.onnx").write_bytes(bytes(len(data)))

@@ -10,6 +10,7 @@ from tiny_models import random_weights
 
 from edgeinfer import kernels
 from edgeinfer.converters.to_onnx import forms
+from edgeinfer.converters.to_onnx.zero_points import shared_by_both
 from edgeinfer.gguf.formats import TENSOR_TYPES
 from edgeinfer.kernels.formats import FORMATS
 from edgeinfer.onnx import blocks
@@ -170,3 +171,44 @@ def test_longer_blocks_are_several_of_32(name: str, bits: int, block: int) -> No
     steps = np.stack([flat & 15, flat >> 4], axis=2).reshape(5, -1) if bits == 4 else flat
     wanted = (steps.astype(np.float32) - np.float32(8 if bits == 4 else 128)) * np.repeat(scales, block, axis=1)
     np.testing.assert_array_equal(values(name, blocks.rebuild(name, made)), wanted)
+
+
+def around_points(block: int, seed: int = 0) -> tuple[Operands, Floats]:
+    """Operands with all zero points, of scales whose products with them are halves, and the weights they stand for."""
+    rng = np.random.default_rng(seed)
+    n_blocks = 512 // block
+    q = rng.integers(0, 256, (40, n_blocks, block // 2), dtype=np.uint8)
+    zeros = np.arange(40 * n_blocks, dtype=np.int32).reshape(40, n_blocks) % 16
+    scales = (2.0 ** rng.uniform(-26, 11, zeros.shape)).astype(np.float32)
+    scales = shared_by_both(scales * rng.choice(np.array([-1, 1], np.float32), zeros.shape), zeros.astype(np.float32))
+    steps = np.stack([q & 15, q >> 4], axis=-1).reshape(40, n_blocks, block).astype(np.float32) - zeros[..., None]
+    return Operands(4, block, q, scales, zeros=zeros), (steps * scales[..., None]).reshape(40, 512)
+
+
+@pytest.mark.parametrize("block", [32, 64, 128])
+def test_zero_points_are_least_values_to_the_bit(block: int) -> None:
+    made, wanted = around_points(block)
+    assert blocks.candidates("F16", 4, block, corrected=False, zero_points=True) == ("Q4_1",)
+    np.testing.assert_array_equal(values("Q4_1", blocks.rebuild("Q4_1", made)), wanted)
+
+
+def test_zero_points_under_scales_of_any_size() -> None:
+    """Both numbers of a block may be rounded then, to what is within half precision of them."""
+    made, wanted = around_points(32)
+    near = np.abs(made.scales) > 2.0**-13
+    odd = changed(made, scales=np.where(near, made.scales * np.float32(1.0003), np.float32(0)))
+    with pytest.raises(Unfit, match="not of half precision"):
+        blocks.rebuild("Q4_1", odd)
+    found = values("Q4_1", blocks.rebuild("Q4_1", odd, rounded=True)).reshape(40, -1, 32)
+    size = np.abs(made.scales)[..., None]
+    assert (np.abs(found - wanted.reshape(found.shape))[near] <= (30 * 2.0**-11 * size + 15 * 3e-4 * size)[near]).all()
+    for factor, message in ((1e9, "beyond half precision"), (30, "least values beyond half precision")):
+        with pytest.raises(Unfit, match=message):
+            blocks.rebuild("Q4_1", changed(made, scales=made.scales * np.float32(factor)), rounded=True)
+
+
+@pytest.mark.parametrize(
+    ("bits", "block", "corrected"), [(8, 32, False), (4, 16, False), (4, 256, False), (4, 32, True)]
+)
+def test_zero_points_without_a_format(bits: int, block: int, corrected: bool) -> None:
+    assert blocks.candidates("Q4_1", bits, block, corrected, zero_points=True) == ()

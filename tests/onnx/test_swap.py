@@ -32,10 +32,10 @@ pytestmark = pytest.mark.skipif(bool(operators.why_not()), reason=f"without our 
 IDS = np.random.default_rng(3).integers(0, 300, 40)
 
 
-def package_of(folder: Path, kind: str, *, seed: int = 0, quant: Quant = "keep") -> Path:
+def package_of(folder: Path, kind: str, *, seed: int = 0, quant: Quant = "keep", **options: Any) -> Path:
     """A package of a model whose matrices are of that type."""
     folder.mkdir()
-    export(written(small_model(default=kind, seed=seed), folder), folder / "package", quant=quant)
+    export(written(small_model(default=kind, seed=seed), folder), folder / "package", quant=quant, **options)
     return folder / "package"
 
 
@@ -178,6 +178,44 @@ def test_where_weights_have_eight_bits_inputs_have_more(tmp_path: Path, kind: st
     assert {attribute(node, "two_terms") for node in nodes(made.proto, "Multiply")} == {terms}
 
 
+@pytest.fixture(scope="module", params=[32, 64, 128])
+def around_points(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("points")
+    model = written(small_model(default="F16"), folder)
+    return export(model, folder / "package", quant="int4", block=request.param, zero_points=True).folder
+
+
+def test_zero_points_are_ours_too(around_points: Path) -> None:
+    """Whatever the blocks' length, and with the very same weights; the table of embeddings has none."""
+    swap_ = Swap(around_points)
+    kinds = {name: matrix.type_name for name, matrix in swap_.swapped.packed._matrices.items()}
+    assert kinds == {name: "Q8_0" if name == "output.weight" else "Q4_1" for name in kinds}
+    assert not swap_.swapped.notice
+    whole, plain = swap_.logits(0, len(IDS)), plain_logits(around_points)
+    assert np.abs(whole - plain).max() < 0.1 * np.abs(plain).max()
+    for step, n_threads in ((1, 2), (7, 1)):
+        cut = Swap(around_points, n_threads=n_threads, n_threads_batch=n_threads)
+        rows = [cut.logits(at, min(len(IDS), at + step)) for at in range(0, len(IDS), step)]
+        assert np.array_equal(np.concatenate(rows), whole)
+
+
+def test_zero_points_under_scales_that_are_no_halves(tmp_path: Path) -> None:
+    """Others write such graphs: what our kernels round is said."""
+    made = package_of(tmp_path / "small", "F16", quant="int4", zero_points=True)
+    proto = read_graph_unchecked(made)
+    tensor = weights(proto, "attn_q.weight.scales")
+    about = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key in ("offset", "length")}
+    with (made / "model.onnx.data").open("rb+") as stream:
+        stream.seek(about["offset"])
+        scales = np.frombuffer(stream.read(about["length"]), "<f4") * np.float32(1.0003)
+        stream.seek(about["offset"])
+        stream.write(scales.tobytes())
+    swap_ = Swap(made)
+    assert swap_.swapped.notice.startswith("1 weights have scales that our kernels keep in half precision")
+    ours, plain = swap_.logits(0, len(IDS)), plain_logits(made)
+    assert np.abs(ours - plain).max() < 0.1 * np.abs(plain).max()
+
+
 # ---- packed once
 
 
@@ -273,6 +311,11 @@ def without_rows(proto: onnx.ModelProto) -> None:
     del node.input[1:]
 
 
+def other_points(proto: onnx.ModelProto) -> None:
+    first, second = nodes(proto, "MatMulNBits")[:2]
+    first.input.append(second.input[1])
+
+
 def other_weight(proto: onnx.ModelProto) -> None:
     first, second = nodes(proto, "MatMulNBits")[:2]
     first.input[2] = second.input[2]
@@ -286,6 +329,7 @@ def other_weight(proto: onnx.ModelProto) -> None:
         (set_int("GroupQueryAttention", "rotary_interleaved", 1), UnsupportedModel, "attends in a way"),
         (set_int("SimplifiedLayerNormalization", "axis", 1), UnsupportedModel, "no norm over the last axis"),
         (without_rows, UnsupportedModel, "no node that takes the rows"),
+        (other_points, UnsupportedModel, "does not multiply by a weight and its scales"),
         (other_weight, UnsupportedModel, "does not multiply by a weight and its scales"),
     ],
 )

@@ -66,11 +66,10 @@ def _product(
     name: str,
     add: Nodes,
 ) -> ir.Value:
+    zeros = (form.zeros,) if isinstance(form, Matrix) and form.zeros is not None else ()
     return add(
         "MatMulNBits",
-        x,
-        q,
-        scales,
+        *(x, q, scales, *zeros),
         name=name,
         domain=CONTRIB,
         N=shape[0],
