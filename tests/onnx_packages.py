@@ -22,10 +22,15 @@ __all__ = ["damaged", "export", "options", "rewritten", "small_package"]
 
 
 def options(
-    *, quant: Quant = "keep", block: Block = 32, overrides: Sequence[FormOverride] = (), **others: Any
+    *,
+    quant: Quant = "keep",
+    block: Block = 32,
+    overrides: Sequence[FormOverride] = (),
+    zero_points: bool = False,
+    **others: Any,
 ) -> Options:
     """`Options` without a mixture's parentheses."""
-    return Options(mixture=Mixture(quant, block, tuple(overrides)), **others)
+    return Options(mixture=Mixture(quant, block, tuple(overrides), zero_points), **others)
 
 
 def export(

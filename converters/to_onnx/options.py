@@ -42,7 +42,9 @@ class Options:
         return tuple(dict.fromkeys(self.variant))
 
     def check(self) -> None:
-        """Raise `UsageError` for integers where no graph has them, or none that anything is known of."""
+        """Raise `UsageError` for integers where no graph has them, or none that anything is known of, for zero points
+        that no graph of these has, and for a method that looks for none."""
+        self._check_zero_points()
         quant = self.mixture.quant
         if quant not in STATIC_MODES:
             if self.activations is not None:
@@ -56,3 +58,9 @@ class Options:
             )
         if self.activations is None:
             raise UsageError(f"{quant} finds the ranges of what products take on a text; give one with --calibrate")
+
+    def _check_zero_points(self) -> None:
+        if self.rounding is not None and self.rounding.method == "hqq" and not self.mixture.zero_points:
+            raise UsageError("method hqq looks for zero points; --zero-points has them, and --method search is without")
+        if self.mixture.zero_points and "npu" in self.variants:
+            raise UsageError("zero points are for variants cpu and cuda: graphs of variant npu step around zero")

@@ -165,7 +165,9 @@ def _to_onnx(
     from edgeinfer.converters.to_onnx.mixture import Mixture, parse_form_override
     from edgeinfer.converters.to_onnx.options import Options
 
-    mixture = Mixture(quant, rounded.block, tuple(map(parse_form_override, rounded.tensor_types)))  # type: ignore[arg-type]
+    chosen: Any = quant
+    block: Any = rounded.block
+    mixture = Mixture(chosen, block, tuple(map(parse_form_override, rounded.tensor_types)), rounded.zero_points)
     started, target = time.monotonic(), Path(folder).expanduser()
     names: Any = _VARIANTS if "all" in variant else variant
     called = Path(model).stem if Path(model).is_file() else model

@@ -89,7 +89,10 @@ def test_convert_to_onnx(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
             "has no use for a text",
         ),
         (("convert", "MODEL", "OUT", "--to", "onnx", "--quant", "int4", "--method", "gptq"), "learns from a text"),
-        (("convert", "MODEL", "OUT", "--to", "gguf", "--method", "gptq"), "--method is for --to onnx"),
+        (
+            ("convert", "MODEL", "OUT", "--to", "gguf", "--method", "gptq"),
+            "--method and --zero-points are for --to onnx",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together(

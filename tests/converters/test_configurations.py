@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from checkpoint_cases import BASE, GEMMA, LONG
 from hostile_checkpoints import CONFIG, write
+from onnx_packages import export
 from tiny_checkpoints import checkpoint, engine_logits, exact_logits, their_logits, token_ids
 
 from edgeinfer import gguf
 from edgeinfer.converters.huggingface.architectures import describe
 from edgeinfer.converters.huggingface.checkpoint import open_checkpoint
 from edgeinfer.converters.to_gguf import Options, convert
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.engines.base import EngineConfig, Slice
 from edgeinfer.engines.llamacpp import LlamaCppEngine
 from edgeinfer.errors import UnsupportedModel

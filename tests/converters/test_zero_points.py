@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 from onnx.numpy_helper import to_array
-from onnx_packages import damaged
+from onnx_packages import damaged, export
 from onnx_runs import Dynamic, divergence
 from small_models import small_model, written
 from tiny_checkpoints import token_ids
@@ -19,9 +19,9 @@ from tiny_models import runnable
 
 from edgeinfer.converters.sources import SourceTensor
 from edgeinfer.converters.to_onnx import forms
-from edgeinfer.converters.to_onnx.export import export
 from edgeinfer.converters.to_onnx.mixture import FormOverride, Mixture
 from edgeinfer.converters.to_onnx.opening import opened
+from edgeinfer.converters.to_onnx.options import Options
 from edgeinfer.converters.to_onnx.requantize import values, wanted
 from edgeinfer.converters.to_onnx.requantized import quantize_package
 from edgeinfer.converters.to_onnx.rounding import Rounding
@@ -167,7 +167,7 @@ def test_a_package_has_them_and_runs_with_them(tmp_path: Path) -> None:
     assert stored[f"{name}.zeros"].shape == (256, 2)
     assert stored["blk.0.ffn_down.weight.zeros"].shape == (256, 3)
     assert not (stored["blk.0.ffn_down.weight.zeros"][:, 2] >> 4).any()
-    quantize_package(tmp_path / "out", tmp_path / "floats", Mixture("f32"))
+    quantize_package(tmp_path / "out", tmp_path / "floats", Options(mixture=Mixture("f32")))
     ids = token_ids()
     blocks, floats = (Dynamic(tmp_path / each)(ids) for each in ("out", "floats"))
     assert np.abs(blocks - floats).max() < 0.05 * np.abs(floats).max()  # inputs are rounded to 8 bits
@@ -178,7 +178,7 @@ def test_a_package_with_them_is_a_source_too(tmp_path: Path) -> None:
     folder = model_of(tmp_path)
     first = made_of(folder, tmp_path / "first", rounding=Rounding("hqq"))
     asked = (FormOverride("attn", "keep"),)
-    second = quantize_package(tmp_path / "first", tmp_path / "second", Mixture("int4", 32, asked))
+    second = quantize_package(tmp_path / "first", tmp_path / "second", Options(mixture=Mixture("int4", 32, asked)))
     whole, found = weights(tmp_path / "first"), weights(tmp_path / "second")
     for name, form in second.tensors.items():
         matrix = form.form == "nbits4"
@@ -186,7 +186,7 @@ def test_a_package_with_them_is_a_source_too(tmp_path: Path) -> None:
         assert np.array_equal(found[name], whole[name]) == (not matrix or form.zero_points), name
     assert first.tensors["blk.0.attn_q.weight"] == second.tensors["blk.0.attn_q.weight"]
     with pytest.raises(UsageError, match="every matrix has the form already"):
-        quantize_package(tmp_path / "first", tmp_path / "third", Mixture("int4", zero_points=True))
+        quantize_package(tmp_path / "first", tmp_path / "third", Options(mixture=Mixture("int4", zero_points=True)))
     bits = [each.measured["bits_per_weight"] for each in (first, export(folder, tmp_path / "plain", quant="int4"))]
     assert bits[0] < bits[1] + 0.2
 
@@ -261,7 +261,7 @@ def test_a_manifest_that_lies(change: Callable[[dict[str, Any]], None], message:
     made_of(written(small_model(default="F16"), tmp_path), tmp_path / "first")
     damaged(tmp_path / "first", change)
     with pytest.raises(EdgeInferError, match=message) as caught:
-        quantize_package(tmp_path / "first", tmp_path / "out", Mixture("f16"))
+        quantize_package(tmp_path / "first", tmp_path / "out", Options(mixture=Mixture("f16")))
     assert isinstance(caught.value, FormatError)
     assert not (tmp_path / "out").exists()
 
@@ -270,8 +270,8 @@ def test_a_manifest_that_claims_them(tmp_path: Path) -> None:
     export(written(small_model(default="F16"), tmp_path), tmp_path / "first", quant="int4", variant=("cpu", "npu"))
     damaged(tmp_path / "first", with_form(zero_points=True))
     with pytest.raises(FormatError, match=r"blk\.0\.attn_q\.weight\.zeros' is missing from its graph"):
-        quantize_package(tmp_path / "first", tmp_path / "out", Mixture("f16"))
+        quantize_package(tmp_path / "first", tmp_path / "out", Options(mixture=Mixture("f16")))
     export(written(small_model(default="F16"), tmp_path), tmp_path / "npu", quant="int4", variant=("npu",))
     damaged(tmp_path / "npu", with_form(zero_points=True))
     with pytest.raises(FormatError, match="is said to have zero points, which no graph for NPUs has"):
-        quantize_package(tmp_path / "npu", tmp_path / "out", Mixture("f16"))
+        quantize_package(tmp_path / "npu", tmp_path / "out", Options(mixture=Mixture("f16")))
