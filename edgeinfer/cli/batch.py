@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeinfer.cli import batch_where, options
+from edgeinfer.cli.flags import Command, flag
 from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _JOB, _SERVER = "Job", "A server instead of a model"
 _FAILED_ROWS = 6
 
 
-class _Command(options.Command):
+class _Command(Command):
     """``--engine`` has one more word here than elsewhere."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -34,7 +35,7 @@ class _Command(options.Command):
 
 
 @click.command("batch", cls=_Command)
-@options.flag(
+@flag(
     "-i",
     "--input",
     "source",
@@ -44,7 +45,7 @@ class _Command(options.Command):
     section=_JOB,
     help="Rows: OpenAI batch lines, plain JSON lines, .csv or .parquet.",
 )
-@options.flag(
+@flag(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -52,15 +53,15 @@ class _Command(options.Command):
     section=_JOB,
     help="Results, a JSON line a row; beside it .errors.jsonl, .manifest.json and .metrics.jsonl.",
 )
-@options.flag(
+@flag(
     "--prompt-template",
     metavar="TEXT",
     section=_JOB,
     help="Make prompts of columns: 'Summarise: {text}'.  [default: the column prompt]",
 )
-@options.flag("-sys", "--system", metavar="TEXT", section=_JOB, help="System message for rows that bring none.")
-@options.flag("--raw", is_flag=True, section=_JOB, help="Continue plain prompts as they stand: no chat template.")
-@options.flag(
+@flag("-sys", "--system", metavar="TEXT", section=_JOB, help="System message for rows that bring none.")
+@flag("--raw", is_flag=True, section=_JOB, help="Continue plain prompts as they stand: no chat template.")
+@flag(
     "--order",
     type=click.Choice(["done", "input"]),
     default="done",
@@ -68,12 +69,12 @@ class _Command(options.Command):
     section=_JOB,
     help="Order of the finished output; until then rows are written as they are done.",
 )
-@options.flag("--limit", type=click.IntRange(min=1), metavar="N", section=_JOB, help="Only the first N rows.")
-@options.flag("--sample", type=click.IntRange(min=1), metavar="N", section=_JOB, help="Only N rows at random.")
-@options.flag(
+@flag("--limit", type=click.IntRange(min=1), metavar="N", section=_JOB, help="Only the first N rows.")
+@flag("--sample", type=click.IntRange(min=1), metavar="N", section=_JOB, help="Only N rows at random.")
+@flag(
     "--dry-run", is_flag=True, section=_JOB, help="Compute a sample, write nothing: tokens, hours, energy of all rows."
 )
-@options.flag(
+@flag(
     "--parallel",
     type=click.IntRange(1, 240),
     metavar="N",
@@ -82,7 +83,7 @@ class _Command(options.Command):
     section=_JOB,
     help="Rows computed at once.  [default: as many as memory has room for, up to 16]",
 )
-@options.flag(
+@flag(
     "--max-attempts",
     type=click.IntRange(min=1),
     default=3,
@@ -91,12 +92,12 @@ class _Command(options.Command):
     section=_JOB,
     help="Try a row so often before it goes to the errors.",
 )
-@options.flag("--retry-failed", is_flag=True, section=_JOB, help="Try rows again that are among the errors.")
-@options.flag("--restart", is_flag=True, section=_JOB, help="Throw away what earlier runs wrote, and start anew.")
-@options.flag(
+@flag("--retry-failed", is_flag=True, section=_JOB, help="Try rows again that are among the errors.")
+@flag("--restart", is_flag=True, section=_JOB, help="Throw away what earlier runs wrote, and start anew.")
+@flag(
     "--endpoint", metavar="URL", section=_SERVER, help="Ask this OpenAI-compatible server, such as http://host:8000/v1."
 )
-@options.flag(
+@flag(
     "--concurrency",
     type=click.IntRange(1, 1024),
     default=16,
@@ -105,14 +106,14 @@ class _Command(options.Command):
     section=_SERVER,
     help="Rows that the server is asked at once.",
 )
-@options.flag(
+@flag(
     "--api-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     section=_SERVER,
     help="Its first line is the server's key.  [default: EDGEINFER_API_KEY]",
 )
-@options.flag(
+@flag(
     "--timeout",
     type=click.FloatRange(0, 86400, min_open=True),
     default=600.0,

@@ -11,17 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.options import (
-    THREADS,
-    Command,
-    debug_flag,
-    device_flags,
-    draft_flag,
-    flag,
-    json_flag,
-    kernels_flag,
-    model_flag,
-)
+from edgeinfer.cli.flags import Command, flag
+from edgeinfer.cli.options import THREADS, debug_flag, device_flags, draft_flag, json_flag, kernels_flag, model_flag
 from edgeinfer.cli.progress import status
 from edgeinfer.errors import UsageError
 

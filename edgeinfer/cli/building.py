@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
-from edgeinfer.cli.options import flag
+from edgeinfer.cli.flags import flag
 from edgeinfer.cli.pulling import size
 from edgeinfer.text.printable import printable
 

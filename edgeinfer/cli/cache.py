@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeinfer.cli.options import Group, debug_flag, json_flag
+from edgeinfer.cli.flags import Group
+from edgeinfer.cli.options import debug_flag, json_flag
 from edgeinfer.cli.pulling import size
 from edgeinfer.cli.table import print_table
 from edgeinfer.text.printable import printable

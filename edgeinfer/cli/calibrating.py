@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edgeinfer import files
-from edgeinfer.cli.options import flag, read_text
+from edgeinfer.cli.flags import flag
+from edgeinfer.cli.options import read_text
 from edgeinfer.cli.reporting import MOST_TEXT_BYTES, TEXT_FILE
 from edgeinfer.errors import UsageError
 

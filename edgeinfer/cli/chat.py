@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from edgeinfer.cli import options
+from edgeinfer.cli.flags import Command, flag
 from edgeinfer.cli.settings import field_of
 from edgeinfer.errors import UsageError
 
@@ -25,12 +26,12 @@ __all__ = ["command", "session_of"]
 _SESSION = "Conversation"
 
 
-@click.command("chat", cls=options.Command)
+@click.command("chat", cls=Command)
 @options.prompt_flags
-@options.flag("-sys", "--system", metavar="TEXT", section="Prompt", help="System prompt.")
-@options.flag("--continue", "resume", is_flag=True, section=_SESSION, help="Go on with the latest conversation.")
-@options.flag("--session", metavar="NAME", section=_SESSION, help="Go on with this conversation, or begin it.")
-@options.flag("--list-sessions", is_flag=True, section=_SESSION, help="List conversations and exit.")
+@flag("-sys", "--system", metavar="TEXT", section="Prompt", help="System prompt.")
+@flag("--continue", "resume", is_flag=True, section=_SESSION, help="Go on with the latest conversation.")
+@flag("--session", metavar="NAME", section=_SESSION, help="Go on with this conversation, or begin it.")
+@flag("--list-sessions", is_flag=True, section=_SESSION, help="List conversations and exit.")
 @options.model_flags
 @options.sampling_flags
 @options.json_flag

@@ -14,7 +14,8 @@ from edgeinfer.cli.building import type_flags
 from edgeinfer.cli.calibrating import Calibration, activations_flag, calibration_flags
 from edgeinfer.cli.convert_gguf import convert_to_gguf
 from edgeinfer.cli.convert_static import Static, activation_lines
-from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
+from edgeinfer.cli.flags import Command, flag
+from edgeinfer.cli.options import debug_flag, json_flag
 from edgeinfer.cli.pulling import download_progress, size
 from edgeinfer.errors import UsageError
 from edgeinfer.onnx.package import MODES, STATIC_MODES

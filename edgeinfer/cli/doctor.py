@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from edgeinfer.cli.options import Command, debug_flag, json_flag
+from edgeinfer.cli.flags import Command
+from edgeinfer.cli.options import debug_flag, json_flag
 
 __all__ = ["command"]
 

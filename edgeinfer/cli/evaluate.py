@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.options import THREADS, Command, debug_flag, flag, json_flag
+from edgeinfer.cli.flags import Command, flag
+from edgeinfer.cli.options import THREADS, debug_flag, json_flag
 from edgeinfer.cli.reporting import TEXT_FILE, output_file
 
 if TYPE_CHECKING:

@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from edgeinfer.cli import options
+from edgeinfer.cli.flags import Command
 from edgeinfer.errors import UsageError
 
 __all__ = ["command"]
 
 
-@click.command("generate", cls=options.Command)
+@click.command("generate", cls=Command)
 @options.prompt_flags
 @options.model_flags
 @options.sampling_flags

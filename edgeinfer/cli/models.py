@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.options import Group, debug_flag, json_flag
+from edgeinfer.cli.flags import Group
+from edgeinfer.cli.options import debug_flag, json_flag
 from edgeinfer.cli.pulling import download_progress, size
 from edgeinfer.cli.table import print_table
 from edgeinfer.errors import EdgeInferError, FormatError, ModelNotFound, UsageError

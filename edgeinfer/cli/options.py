@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from edgeinfer import files
+from edgeinfer.cli.flags import bias, device, flag, kv_cache, size, some_text, together, whole_number
 from edgeinfer.core import MAX_THREADS, Grammar, SamplingParams
 from edgeinfer.errors import UsageError
 
@@ -23,15 +23,11 @@ __all__ = [
     "DEFAULTS",
     "SAMPLING",
     "THREADS",
-    "Command",
-    "Flag",
-    "Group",
     "debug_flag",
     "device_flags",
     "draft_flag",
     "engine_flags",
     "everything",
-    "flag",
     "grammar_of",
     "json_flag",
     "kernels_flag",
@@ -43,137 +39,7 @@ __all__ = [
     "sampling_flags",
 ]
 
-F = TypeVar("F", bound=Callable[..., Any])
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(SamplingParams)}
-
-
-class Group(click.Group):
-    """Commands under one name. The name alone shows its help on standard error, as ``edgeinfer`` alone does."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args:
-            click.echo(ctx.get_help(), err=True)
-            ctx.exit(2)
-        return super().parse_args(ctx, args)
-
-
-class Command(click.Command):
-    """A command whose help shows its flags under headings, ``Options`` last."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            record = None if isinstance(param, click.Argument) else param.get_help_record(ctx)
-            if record is not None:  # newer releases of click have one of arguments too, which the usage line shows
-                sections.setdefault(getattr(param, "section", "Options"), []).append(record)
-        common = sections.pop("Options", [])  # what each command has, after what is its own
-        for name, records in [*sections.items(), ("Options", common)]:
-            with formatter.section(name):
-                formatter.write_dl(records, col_max=34)
-
-
-class Flag(click.Option):
-    """An option under a heading, with its EDGEINFER_… variable."""
-
-    def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.section = section
-        if self.envvar is None and self.expose_value:
-            longest = max(self.opts, key=len)
-            self.envvar = "EDGEINFER_" + longest.lstrip("-").upper().replace("-", "_")
-            self.show_envvar = True
-        if isinstance(self.type, click.IntRange | click.FloatRange):  # "'x' is not a valid integer range"
-            self.type.name = "whole number" if isinstance(self.type, click.IntRange) else "number"
-
-    def get_error_hint(self, ctx: click.Context | None) -> str:
-        """The flag's names. Not its variable: a message names that where the value came from there."""
-        return click.Parameter.get_error_hint(self, ctx)
-
-    def value_from_envvar(self, ctx: click.Context) -> Any:
-        """A flag that may be repeated takes one value a line from its variable: values may hold spaces."""
-        if self.multiple:
-            text = self.resolve_envvar_value(ctx)
-            return text.splitlines() if text else None
-        return super().value_from_envvar(ctx)
-
-
-def flag(*names: str, section: str = "Options", **attributes: Any) -> Callable[[F], F]:
-    """An option with its variable, ``--ctx-size`` -> ``EDGEINFER_CTX_SIZE``, listed under ``section`` in the help."""
-    return click.option(*names, cls=Flag, section=section, **attributes)
-
-
-def _size(value: Any) -> int:
-    """``2G`` -> bytes."""
-    try:
-        n_bytes = files.parse_bytes(value)
-    except UsageError as error:
-        raise click.BadParameter(str(error)) from error
-    if n_bytes < 1:
-        raise click.BadParameter(f"{value!r} must be above 0")
-    return n_bytes
-
-
-def _kv_cache(value: Any) -> str:
-    """``4G`` or ``off``, as `LLM` takes it."""
-    text = str(value).strip().lower()
-    if text not in ("off", "0"):
-        _size(text)
-    return text
-
-
-def _device(value: Any) -> str:
-    """A word of `edgeinfer.engines.devices`."""
-    from edgeinfer.engines import devices
-
-    try:
-        devices.parse(str(value))
-    except UsageError as error:
-        raise click.BadParameter(str(error)) from error
-    return str(value).strip().lower()
-
-
-def _bias(value: Any) -> tuple[int, float]:
-    """``123=-4.5`` -> (123, -4.5)."""
-    token_id, _, bias = str(value).partition("=")
-    try:
-        return int(token_id), float(bias)
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not ID=BIAS, for example 123=-4.5") from error
-
-
-def _some_text(value: Any) -> str:
-    if not value:
-        raise click.BadParameter("must not be empty")
-    return str(value)
-
-
-def _whole_number(low: int, high: int | None, minus_one: str) -> Callable[[Any], int | None]:
-    """A type for flags where llama.cpp's -1 has a meaning (``minus_one``): it becomes None."""
-
-    def convert(value: Any) -> int | None:
-        try:
-            number = int(value)
-        except ValueError as error:
-            raise click.BadParameter(f"{value!r} is not a whole number") from error
-        if number == -1:
-            return None
-        if number < low or (high is not None and number > high):
-            limits = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise click.BadParameter(f"{number} must be {limits} (-1: {minus_one})")
-        return number
-
-    return convert
-
-
-def _all(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    """The decorators in reading order."""
-
-    def decorate(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
 
 
 def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001
@@ -216,17 +82,17 @@ draft_flag = flag(
     "-md",
     "--draft",
     metavar="NAME",
-    type=_some_text,
+    type=some_text,
     default="auto",
     section=_MODEL,
     show_default=True,
     help="Who guesses ahead, for speed: a model, ngram, auto or off. Answers stay the same.",
 )
 
-device_flags = _all(
+device_flags = together(
     flag(
         "--device",
-        type=_device,
+        type=device,
         default="auto",
         metavar="NAME",
         section=_MODEL,
@@ -235,14 +101,14 @@ device_flags = _all(
     ),
     flag(
         "--require",
-        type=_device,
+        type=device,
         metavar="NAME",
         section=_MODEL,
         help="Fail (exit code 5) unless everything that computes is on this device.",
     ),
 )
 
-engine_flags = _all(
+engine_flags = together(
     draft_flag,
     kernels_flag,
     flag(
@@ -262,7 +128,7 @@ engine_flags = _all(
         section=_MODEL,
         help="Threads for prefill.  [default: as tuned]",
     ),
-    flag("--memory", type=_size, metavar="SIZE", section=_MODEL, help="Use no more than this, for example 2G."),
+    flag("--memory", type=size, metavar="SIZE", section=_MODEL, help="Use no more than this, for example 2G."),
     flag(
         "--kv-type",
         type=click.Choice(["f16", "q8_0", "auto"]),
@@ -273,7 +139,7 @@ engine_flags = _all(
     ),
     flag(
         "--kv-cache",
-        type=_kv_cache,
+        type=kv_cache,
         default="4G",
         metavar="SIZE|off",
         section=_MODEL,
@@ -306,7 +172,7 @@ engine_flags = _all(
     ),
 )
 
-model_flags = _all(model_flag, engine_flags)
+model_flags = together(model_flag, engine_flags)
 
 _VALUES: tuple[tuple[tuple[str, ...], str, Any, str, str], ...] = (
     (("--temp",), "temperature", click.FloatRange(min=0), "X", "Temperature; 0 always takes the likeliest token."),
@@ -338,12 +204,12 @@ _VALUES: tuple[tuple[tuple[str, ...], str, Any, str, str], ...] = (
 )
 """Flags with a plain value: names, field of `SamplingParams`, type, metavar, help."""
 
-sampling_flags = _all(
+sampling_flags = together(
     flag(
         "-n",
         "--max-tokens",
         "--n-predict",
-        type=_whole_number(1, None, "no limit"),
+        type=whole_number(1, None, "no limit"),
         metavar="N",
         section=SAMPLING,
         help="Most tokens to generate.  [default: until the answer or the context ends]",
@@ -361,20 +227,18 @@ sampling_flags = _all(
         )
         for names, field, kind, metavar, text in _VALUES
     ),
-    flag(
-        "--logit-bias", type=_bias, multiple=True, metavar="ID=BIAS", section=SAMPLING, help="Add to a token's logit."
-    ),
+    flag("--logit-bias", type=bias, multiple=True, metavar="ID=BIAS", section=SAMPLING, help="Add to a token's logit."),
     flag(
         "-s",
         "--seed",
-        type=_whole_number(0, 2**64 - 1, "a fresh one"),
+        type=whole_number(0, 2**64 - 1, "a fresh one"),
         metavar="N",
         section=SAMPLING,
         help="Same seed, same text.  [default: a fresh one]",
     ),
     flag(
         "--stop",
-        type=_some_text,
+        type=some_text,
         multiple=True,
         metavar="TEXT",
         section=SAMPLING,
@@ -392,7 +256,7 @@ sampling_flags = _all(
     flag("--regex", metavar="TEXT", section=SAMPLING, help="Answer with what matches this regular expression."),
 )
 
-prompt_flags = _all(
+prompt_flags = together(
     flag("-p", "--prompt", metavar="TEXT", section=_PROMPT, help="Answer this once and exit."),
     flag(
         "-f",

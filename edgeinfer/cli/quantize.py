@@ -10,7 +10,8 @@ import click
 
 from edgeinfer.cli.building import report, type_flags
 from edgeinfer.cli.calibrating import Calibration, activations_flag, calibration_flags
-from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
+from edgeinfer.cli.flags import Command, flag
+from edgeinfer.cli.options import debug_flag, json_flag
 from edgeinfer.cli.pulling import download_progress
 from edgeinfer.cli.quantize_onnx import Asked, package_of, quantize_onnx
 from edgeinfer.errors import UsageError

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.options import Command, debug_flag, flag, json_flag
+from edgeinfer.cli.flags import Command, flag
+from edgeinfer.cli.options import debug_flag, json_flag
 from edgeinfer.cli.reporting import output_file
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeinfer.cli import options
+from edgeinfer.cli.flags import Command, flag
 from edgeinfer.errors import BackendUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ _PARALLEL = (8, 4, 2, 1)
 """Requests at once where nobody says how many: the first of these that memory is enough for."""
 
 
-@click.command("serve", cls=options.Command)
-@options.flag(
+@click.command("serve", cls=Command)
+@flag(
     "-m",
     "--model",
     "models",
@@ -38,8 +39,8 @@ _PARALLEL = (8, 4, 2, 1)
     "opened at once.  [default: what of the catalogue is on this machine]",
 )
 @options.engine_flags
-@options.flag("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", section=_SERVER, help="Listen here.")
-@options.flag(
+@flag("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", section=_SERVER, help="Listen here.")
+@flag(
     "--port",
     type=click.IntRange(0, 65535),
     metavar="N",
@@ -48,25 +49,23 @@ _PARALLEL = (8, 4, 2, 1)
     section=_SERVER,
     help="0: any free one.",
 )
-@options.flag("--api-key", metavar="KEY", section=_SERVER, help="Who asks must know this key; better in a file.")
-@options.flag(
+@flag("--api-key", metavar="KEY", section=_SERVER, help="Who asks must know this key; better in a file.")
+@flag(
     "--api-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     section=_SERVER,
     help="A file with the key, its first line.",
 )
-@options.flag(
-    "--allow-host", multiple=True, metavar="HOST[:PORT]", section=_SERVER, help="A further name of this server."
-)
-@options.flag(
+@flag("--allow-host", multiple=True, metavar="HOST[:PORT]", section=_SERVER, help="A further name of this server.")
+@flag(
     "--allow-origin",
     multiple=True,
     metavar="ORIGIN",
     section=_SERVER,
     help="Whose web pages may ask, as a browser says.",
 )
-@options.flag(
+@flag(
     "-np",
     "--parallel",
     type=click.IntRange(1, 64),
@@ -74,7 +73,7 @@ _PARALLEL = (8, 4, 2, 1)
     section=_SERVER,
     help=f"Requests computed at once, for each model.  [default: {_PARALLEL[0]}, or what fits]",
 )
-@options.flag(
+@flag(
     "--idle-unload",
     type=click.FloatRange(min=0),
     default=900.0,
@@ -83,7 +82,7 @@ _PARALLEL = (8, 4, 2, 1)
     section=_SERVER,
     help="Unload a model that nobody asks (0: never).",
 )
-@options.flag(
+@flag(
     "--hang-restart",
     type=_SECONDS,
     default=10.0,
@@ -92,7 +91,7 @@ _PARALLEL = (8, 4, 2, 1)
     section=_SERVER,
     help="Restart an engine of which no step ends for so long.",
 )
-@options.flag(
+@flag(
     "--hang-opening",
     type=_SECONDS,
     default=60.0,
@@ -101,7 +100,7 @@ _PARALLEL = (8, 4, 2, 1)
     section=_SERVER,
     help="Open a model anew whose process shows no sign of life for so long.",
 )
-@options.flag(
+@flag(
     "--max-queue",
     type=click.IntRange(min=0),
     default=64,
@@ -110,7 +109,7 @@ _PARALLEL = (8, 4, 2, 1)
     section=_LIMITS,
     help="Requests that may wait, for each model; more are refused.",
 )
-@options.flag(
+@flag(
     "--max-body",
     default="8M",
     show_default=True,
@@ -118,7 +117,7 @@ _PARALLEL = (8, 4, 2, 1)
     section=_LIMITS,
     help="The largest request.",
 )
-@options.flag(
+@flag(
     "--max-time",
     type=_SECONDS,
     default=600.0,

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from edgeinfer.cli import did_you_mean, options
+from edgeinfer.cli.flags import Flag
 from edgeinfer.core import SamplingParams
 from edgeinfer.errors import UsageError
 
@@ -54,5 +55,5 @@ def _settable() -> dict[str, click.Option]:
     return {
         max(option.opts, key=len).lstrip("-"): option
         for option in options.everything.params
-        if isinstance(option, options.Flag) and (option.section == options.SAMPLING or option.name == "on_overflow")
+        if isinstance(option, Flag) and (option.section == options.SAMPLING or option.name == "on_overflow")
     }

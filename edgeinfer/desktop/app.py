@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from edgeinfer import cli
 from edgeinfer.cli import options
+from edgeinfer.cli.flags import Command, flag
 from edgeinfer.errors import BackendUnavailable, EdgeInferError
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ __all__ = ["command", "main", "need_qt"]
 _INSTALL = "pip install 'edgeinfer[desktop]'"
 
 
-@click.command("desktop", cls=options.Command, context_settings={"help_option_names": ["-h", "--help"]})
-@options.flag("-p", "--prompt", metavar="TEXT", section="Conversation", help="Ask this as soon as the model is there.")
-@options.flag("--once", is_flag=True, section="Conversation", help="With -p: leave after that answer, and print it.")
-@options.flag("--continue", "resume", is_flag=True, section="Conversation", help="Go on with the latest conversation.")
-@options.flag("--session", metavar="NAME", section="Conversation", help="Go on with this conversation, or begin it.")
+@click.command("desktop", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@flag("-p", "--prompt", metavar="TEXT", section="Conversation", help="Ask this as soon as the model is there.")
+@flag("--once", is_flag=True, section="Conversation", help="With -p: leave after that answer, and print it.")
+@flag("--continue", "resume", is_flag=True, section="Conversation", help="Go on with the latest conversation.")
+@flag("--session", metavar="NAME", section="Conversation", help="Go on with this conversation, or begin it.")
 @options.model_flags
 @options.sampling_flags
 @options.json_flag

@@ -11,6 +11,7 @@ import pytest
 import edgeinfer.cli
 from edgeinfer import env
 from edgeinfer.cli import main, options
+from edgeinfer.cli.flags import Command, flag
 
 SEEN: dict[str, Any] = {}
 
@@ -25,10 +26,10 @@ def _commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(edgeinfer.cli.COMMANDS, "probe", ("probe_command:command", "Probes."))
 
 
-@click.command("probe", cls=options.Command)
+@click.command("probe", cls=Command)
 @options.model_flags
 @options.sampling_flags
-@options.flag("--only-here")
+@flag("--only-here")
 def probe(**flags: Any) -> None:
     SEEN.update(flags)
 

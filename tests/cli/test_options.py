@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgeinfer.cli import options, settings
+from edgeinfer.cli.flags import Command
 from edgeinfer.core import Grammar, SamplingParams
 from edgeinfer.errors import UsageError
 
@@ -16,7 +17,7 @@ def parsed(*args: str, env: dict[str, str] | None = None) -> dict[str, Any]:
     """The flags as a command receives them."""
     seen: dict[str, Any] = {}
 
-    @click.command(cls=options.Command)
+    @click.command(cls=Command)
     @options.model_flags
     @options.sampling_flags
     @options.prompt_flags
