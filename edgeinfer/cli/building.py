@@ -1,4 +1,4 @@
-"""What the commands that write a GGUF model share: flags on the types of its tensors, and what is said of it."""
+"""What the commands that write a model share: flags on the types of its tensors, and what is said of a GGUF one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
-from edgeinfer.cli.flags import flag
+from edgeinfer.cli.flags import flag, together
 from edgeinfer.cli.pulling import size
 from edgeinfer.text.printable import printable
 
 if TYPE_CHECKING:
     from edgeinfer.converters.output import Written
 
-__all__ = ["Built", "report", "type_flags"]
+__all__ = ["Built", "block_flags", "report", "type_flags"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -56,7 +56,20 @@ def type_flags(only: str = "") -> Callable[[F], F]:
     )
     importance = f"{only}{'importance' if only else 'Importance'} of weights, as llama.cpp writes it."
     imatrix = flag("--imatrix", type=_FILE, metavar="FILE", help=importance)
-    return lambda command: types(imatrix(command))
+    return together(types, imatrix)
+
+
+def block_flags(what: str) -> Callable[[F], F]:
+    """``--block-size`` and ``--zero-points``, which are for that only."""
+    block = flag(
+        "--block-size",
+        type=click.Choice(["32", "64", "128"]),
+        default="32",
+        show_default=True,
+        help=f"For {what}: weights that share a scale.",
+    )
+    around = f"For {what}, variants cpu and cuda: blocks step around a point of their own, at half a byte each: closer."
+    return together(block, flag("--zero-points", is_flag=True, help=around))
 
 
 def report(made: Built, seconds: float, as_json: bool, more: Mapping[str, Any], by: str = "") -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeinfer.cli.building import type_flags
+from edgeinfer.cli.building import block_flags, type_flags
 from edgeinfer.cli.calibrating import Calibration, activations_flag, calibration_flags
 from edgeinfer.cli.convert_gguf import convert_to_gguf
 from edgeinfer.cli.convert_static import Static, activation_lines
@@ -53,18 +53,7 @@ _VARIANTS = ("cpu", "npu", "cuda")
     help="For onnx int4: to the nearest, with scales of least error, by HQQ (with --zero-points), or by GPTQ, which is "
     "auto with --calibrate.",
 )
-@flag(
-    "--block-size",
-    type=click.Choice(["32", "64", "128"]),
-    default="32",
-    show_default=True,
-    help="For onnx int4: weights that share a scale.",
-)
-@flag(
-    "--zero-points",
-    is_flag=True,
-    help="For onnx int4, variants cpu and cuda: blocks step around a point of their own, at half a byte each: closer.",
-)
+@block_flags("onnx int4")
 @activations_flag("For onnx int8-static and int4-static")
 @flag(
     "--variant",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgeinfer.cli.building import report, type_flags
+from edgeinfer.cli.building import block_flags, report, type_flags
 from edgeinfer.cli.calibrating import Calibration, activations_flag, calibration_flags
 from edgeinfer.cli.flags import Command, flag
 from edgeinfer.cli.options import debug_flag, json_flag
@@ -48,18 +48,7 @@ _ONLY_GGUF = "--imatrix and --with are for GGUF models; of packages --calibrate 
     "rtn, to the nearest (auto), search, with scales of least error, hqq, with --zero-points, or gptq, which is auto "
     "with --calibrate.",
 )
-@flag(
-    "--block-size",
-    type=click.Choice(["32", "64", "128"]),
-    default="32",
-    show_default=True,
-    help="For int4 of packages: weights that share a scale.",
-)
-@flag(
-    "--zero-points",
-    is_flag=True,
-    help="For int4 of packages for cpu and cuda: blocks step around a point of their own, at half a byte each: closer.",
-)
+@block_flags("int4 of packages")
 @activations_flag("For int8-static and int4-static of packages")
 @flag(
     "-c",
