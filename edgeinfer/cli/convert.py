@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,11 @@ import click
 from edgeinfer.cli.building import block_flags, type_flags
 from edgeinfer.cli.calibrating import Calibration, activations_flag, calibration_flags
 from edgeinfer.cli.convert_gguf import convert_to_gguf
-from edgeinfer.cli.convert_static import Static, activation_lines
+from edgeinfer.cli.convert_static import activation_lines
 from edgeinfer.cli.flags import Command, flag
 from edgeinfer.cli.options import debug_flag, json_flag
 from edgeinfer.cli.pulling import download_progress, size
+from edgeinfer.cli.rounding import Rounded
 from edgeinfer.errors import UsageError
 from edgeinfer.onnx.package import MODES, STATIC_MODES
 from edgeinfer.text.printable import printable
@@ -109,38 +109,16 @@ def command(
         raise UsageError("--imatrix is for --to gguf")
     if quant not in (None, *MODES):
         raise UsageError(f"--quant {quant} is not one of ONNX's: {', '.join(MODES)}")
-    four_bits = quant == "int4" or any(each.lower().endswith("=int4") for each in tensor_types)
-    if not four_bits and quant not in STATIC_MODES and (calibration.text or method != "auto"):
-        raise UsageError(f"--calibrate and --method are for --quant int4, {' and '.join(STATIC_MODES)}")
-    static = None
-    if quant in STATIC_MODES:
-        if zero_points or method == "hqq":
-            raise UsageError(f"--zero-points and --method hqq are not for --quant {quant}, which steps around zero")
-        if tensor_types:
-            raise UsageError(f"--tensor-type is not for --quant {quant}, whose products need one kind of weights")
-        need_converter()
-        static = Static(quant, calibration, method, int(activations or 0))
-    rounded = Rounded(calibration, method, int(block_size), tensor_types, static, zero_points)
-    _to_onnx(model, out, variant, quant or "keep", rounded, n_ctx=n_ctx, force=force, as_json=as_json)
-
-
-@dataclass(frozen=True, slots=True)
-class Rounded:
-    """How the flags want weights to be rounded."""
-
-    calibration: Calibration
-    method: str
-    block: int
-    tensor_types: tuple[str, ...] = ()
-    static: Static | None = None
-    zero_points: bool = False
+    bits = int(activations) if activations else None
+    rounded = Rounded(quant or "keep", tensor_types, method, int(block_size), zero_points, calibration, bits)
+    rounded.check("--quant ")
+    _to_onnx(model, out, variant, rounded, n_ctx=n_ctx, force=force, as_json=as_json)
 
 
 def _to_onnx(
     model: str,
     folder: str,
     variant: tuple[str, ...],
-    quant: str,
     rounded: Rounded,
     *,
     n_ctx: int | None,
@@ -152,22 +130,17 @@ def _to_onnx(
     need_converter()
     from edgeinfer.converters.to_onnx.export import export
     from edgeinfer.converters.to_onnx.folder import check_target
-    from edgeinfer.converters.to_onnx.mixture import Mixture, parse_form_override
     from edgeinfer.converters.to_onnx.options import Options
 
-    chosen: Any = quant
-    block: Any = rounded.block
-    mixture = Mixture(chosen, block, tuple(map(parse_form_override, rounded.tensor_types)), rounded.zero_points)
+    static, mixture = rounded.static(), rounded.mixture()
     started, target = time.monotonic(), Path(folder).expanduser()
     names: Any = _VARIANTS if "all" in variant else variant
     called = Path(model).stem if Path(model).is_file() else model
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(download_progress(f"converting {printable(called)}"))
         path, name, reference = _source(model, progress)
-        static = rounded.static
         check_target(target, force)
-        rounds = static.rounding if static else functools.partial(rounded.calibration.rounding, rounded.method)
-        rounding = stack.enter_context(rounds(Path(path), target, progress))
+        rounding = stack.enter_context(rounded.rounding(static, Path(path), target, progress))
         options = Options(mixture=mixture, variant=names, rounding=rounding, name=name, n_ctx=n_ctx, force=force)
         made = (static.export if static else export)(path, target, options, progress, reference)
     say_unknown(rounding)

@@ -13,7 +13,8 @@ from edgeinfer.cli.calibrating import Calibration, activations_flag, calibration
 from edgeinfer.cli.flags import Command, flag
 from edgeinfer.cli.options import debug_flag, json_flag
 from edgeinfer.cli.pulling import download_progress
-from edgeinfer.cli.quantize_onnx import Asked, package_of, quantize_onnx
+from edgeinfer.cli.quantize_onnx import package_of, quantize_onnx
+from edgeinfer.cli.rounding import Rounded
 from edgeinfer.errors import UsageError
 from edgeinfer.text.printable import printable
 
@@ -101,8 +102,8 @@ def command(
         if imatrix or by != "auto":
             raise UsageError(_ONLY_GGUF)
         bits = int(activations) if activations else None
-        asked = Asked(quant.lower(), tensor_types, method, int(block_size), zero_points, calibration, bits, n_ctx)
-        quantize_onnx(package, out, asked, force=force, as_json=as_json)
+        rounded = Rounded(quant.lower(), tensor_types, method, int(block_size), zero_points, calibration, bits)
+        quantize_onnx(package, out, rounded, n_ctx, force=force, as_json=as_json)
         return
     if method in ("rtn", "search", "hqq") or block_size != "32" or zero_points or activations or n_ctx:
         raise UsageError(
